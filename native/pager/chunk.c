@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A chunk's bytes, from the store into memory. Pages that are moved out of staging cost a page fault and a cleared page
+ * to replace, more than copying would: so MOVE serves the faults, from slots populated while there was time, and the
+ * fill copies out of one buffer that stays in the cache. docs/decisions.md has the figures.
+ */
+#include <errno.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+
+#define ZSTD_STATIC_LINKING_ONLY
+#include <zstd.h>
+
+#include "pager.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+int chunk_init(struct pager *p)
+{
+    p->decoder = ZSTD_initStaticDCtx((void *)p->rt->decoder, p->rt->decoder_bytes);
+    p->slots_count = (uint32_t)(p->rt->staging_bytes / WR_CHUNK_BYTES);
+    return p->decoder && p->slots_count ? 0 : -ENOMEM;
+}
+
+static long read_frame(struct pager *p, const struct wr_record *record)
+{
+    uint64_t done = 0;
+
+    if (record->frame_bytes > p->rt->input_bytes || record->frame_bytes < sizeof(record->check))
+        return -EBADMSG;
+    while (done < record->frame_bytes) {
+        long n = raw4(SYS_pread64, WR_PAGER_DATA, p->rt->input + done, record->frame_bytes - done,
+                      record->where + done);
+
+        if (n == -EINTR)
+            continue;
+        if (n < 0)
+            return n;
+        if (n == 0)
+            return -EBADMSG;
+        done += (uint64_t)n;
+    }
+    p->counters->read_bytes += done;
+    return 0;
+}
+
+static uint8_t *slot(const struct pager *p, uint32_t index)
+{
+    return (uint8_t *)p->rt->staging + (uint64_t)(index % p->slots_count) * WR_CHUNK_BYTES;
+}
+
+static void take_place(struct pager *p, int urgent, struct decoded *decoded)
+{
+    decoded->staged = urgent && p->slots_ready;
+    decoded->pages = p->buffer;
+    if (!decoded->staged)
+        return;
+    decoded->pages = slot(p, p->slot_next);
+    p->slot_next = (p->slot_next + 1) % p->slots_count;
+    p->slots_ready--;
+}
+
+int chunk_decode(struct pager *p, uint64_t index, int urgent, struct decoded *decoded)
+{
+    const struct wr_record *record = &p->records[index];
+    const uint8_t *frame = (const uint8_t *)p->rt->input;
+    uint64_t bytes = (uint64_t)__builtin_popcount(record->mask) * WR_PAGE_BYTES;
+    long result = read_frame(p, record);
+    uint32_t check;
+
+    if (result != 0)
+        return (int)result;
+    __builtin_memcpy(&check, frame + record->frame_bytes - sizeof(check), sizeof(check));
+    if (check != record->check)
+        return -EBADMSG;
+    decoded->record = index;
+    take_place(p, urgent, decoded);
+    if (ZSTD_decompressDCtx(p->decoder, decoded->pages, WR_CHUNK_BYTES, frame, record->frame_bytes) != bytes)
+        return -EBADMSG;
+    p->counters->decoded_chunks++;
+    return 0;
+}
+
+int chunk_populate_one(struct pager *p)
+{
+    if (p->slots_ready == p->slots_count)
+        return 0;
+    /* A failure costs only time: decoding into a hole faults the page in. */
+    raw3(SYS_madvise, slot(p, p->slot_next + p->slots_ready), WR_CHUNK_BYTES, MADV_POPULATE_WRITE);
+    p->slots_ready++;
+    return 1;
+}
+
+uint8_t *chunk_page(const struct pager *p, const struct decoded *decoded, uint32_t page)
+{
+    uint16_t below = (uint16_t)(p->records[decoded->record].mask & ((1u << page) - 1));
+
+    return decoded->pages + (uint64_t)__builtin_popcount(below) * WR_PAGE_BYTES;
+}

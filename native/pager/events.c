@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the kernel tells. A thread that forks, unmaps, moves or discards waits until its event has been read, and
+ * until then every install gets EAGAIN (userfaultfd_ctx.mmap_changing): so once an event is read, what we know of
+ * the space is exactly what held when the change was made.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+
+#include "pager.h"
+#include "uffd.h"
+
+enum { MESSAGES = 16, SETTLE_NS = 1000000 };
+
+/* A fault that finds the queue full is woken instead: the thread faults again. */
+static void queue_fault(struct pager *p, struct space *space, uint64_t addr)
+{
+    addr &= ~(uint64_t)(WR_PAGE_BYTES - 1);
+    if (p->faults_count == FAULTS_MAX) {
+        install_wake(space, addr, WR_PAGE_BYTES);
+        return;
+    }
+    p->faults[(p->faults_first + p->faults_count++) % FAULTS_MAX] =
+        (struct fault){.addr = addr, .space = (uint32_t)(space - p->spaces)};
+}
+
+static struct space *free_space(struct pager *p)
+{
+    for (uint32_t i = 1; i < p->spaces_count; i++)
+        if (p->spaces[i].uffd < 0)
+            return &p->spaces[i];
+    return NULL;
+}
+
+/* The launcher gets a copy of the child's userfaultfd: should we die, the child's missing pages must not turn into
+ * zeroes before the launcher has killed it. */
+static void forked(struct pager *p, const struct space *parent, int uffd)
+{
+    struct space *child;
+
+    if (!parent->missing) {
+        raw1(SYS_close, uffd);
+        return;
+    }
+    child = free_space(p);
+    if (!child)
+        pager_lost(p, WR_LOST_POOL, -EAGAIN);
+    child->uffd = uffd;
+    child->number = ++p->next_number;
+    space_fork(child, parent);
+    p->spaces_used++;
+    pager_say(p, WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
+}
+
+void events_release(struct pager *p, struct space *space)
+{
+    for (uint32_t i = 0; i < p->faults_count; i++) {
+        struct fault *fault = &p->faults[(p->faults_first + i) % FAULTS_MAX];
+
+        if (&p->spaces[fault->space] == space)
+            fault->addr = 0;
+    }
+    raw1(SYS_close, space->uffd);
+    space->uffd = -1;
+    space->missing = 0;
+    space->views_count = 0;
+    p->spaces_used--;
+    pager_say(p, WR_MESSAGE_CHILD_GONE, space->number, 0, 0, -1);
+}
+
+static void apply(struct pager *p, struct space *space, const struct uffd_msg *message)
+{
+    uint64_t start = message->arg.remove.start, end = message->arg.remove.end;
+
+    if (message->event == UFFD_EVENT_PAGEFAULT) {
+        queue_fault(p, space, message->arg.pagefault.address);
+        return;
+    }
+    p->counters->events++;
+    if (!space_has_room(space))
+        pager_lost(p, WR_LOST_POOL, -ENOSPC);
+    switch (message->event) {
+    case UFFD_EVENT_FORK:
+        forked(p, space, (int)message->arg.fork.ufd);
+        break;
+    case UFFD_EVENT_REMOVE:
+        p->counters->dropped_pages += space_discard(space, start, end);
+        install_wake(space, start, end - start);
+        break;
+    case UFFD_EVENT_UNMAP:
+        p->counters->dropped_pages += space_unmap(space, start, end);
+        install_wake(space, start, end - start);
+        break;
+    case UFFD_EVENT_REMAP:
+        p->counters->dropped_pages +=
+            space_remap(space, message->arg.remap.from, message->arg.remap.to, message->arg.remap.len);
+        install_wake(space, message->arg.remap.from, message->arg.remap.len);
+        break;
+    }
+}
+
+void events_read(struct pager *p, struct space *space)
+{
+    struct uffd_msg messages[MESSAGES];
+    long n = raw3(SYS_read, space->uffd, messages, sizeof(messages));
+
+    if (n == -EAGAIN || n == -EINTR)
+        return;
+    if (n <= 0 || n % (long)sizeof(messages[0]) != 0)
+        pager_lost(p, WR_LOST_UFFD_READ, n);
+    for (long i = 0; i < n / (long)sizeof(messages[0]); i++)
+        apply(p, space, &messages[i]);
+}
+
+void events_settle(struct pager *p, struct space *space)
+{
+    struct pollfd fd = {.fd = space->uffd, .events = POLLIN};
+    struct {
+        long seconds, nanoseconds;
+    } moment = {0, SETTLE_NS};
+
+    raw6(SYS_ppoll, (long)&fd, 1, (long)&moment, 0, 0, 0);
+    if (fd.revents & POLLIN)
+        events_read(p, space);
+}

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The loop: faults first, then what must be there before the target resumes, then the rest.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/kcmp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "pager.h"
+
+enum { IDLE_SECONDS = 1, INDEX_WAIT_NS = 50000000, EXIT_LOST = 125, VIEWS_MIN = 1024 };
+
+struct timespec_raw {
+    long seconds;
+    long nanoseconds;
+};
+
+void pager_say(const struct pager *p, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd)
+{
+    struct wr_message message = {.kind = kind, .a = a, .b = b, .c = c};
+    struct iovec {
+        void *base;
+        uint64_t bytes;
+    } vector = {&message, sizeof(message)};
+    union {
+        struct cmsghdr header;
+        uint8_t space[CMSG_SPACE(sizeof(int))];
+    } control = {
+        .header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct msghdr header = {.msg_iov = (void *)&vector, .msg_iovlen = 1};
+
+    (void)p;
+    if (fd >= 0) {
+        __builtin_memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+        header.msg_control = &control;
+        header.msg_controllen = sizeof(control);
+    }
+    raw3(SYS_sendmsg, WR_PAGER_CHANNEL, &header, MSG_NOSIGNAL);
+}
+
+static _Noreturn void leave(int code)
+{
+    for (;;)
+        raw1(SYS_exit_group, code);
+}
+
+/* The launcher may be the one that is gone, so nothing can be left to it: the target is killed here. What forked
+ * children lack is poisoned, so that none of them reads a zero which was never written; they have no pidfd of ours. */
+static _Noreturn void fail_stop(struct pager *p)
+{
+    raw4(SYS_pidfd_send_signal, WR_PAGER_PIDFD, SIGKILL, 0, 0);
+    for (uint32_t s = 1; s < p->spaces_count; s++)
+        for (uint64_t i = 0; p->spaces[s].uffd >= 0 && p->spaces[s].missing && i < p->records_count; i++)
+            while (p->spaces[s].need[i] && install_poison(p, &p->spaces[s], i) == -EAGAIN)
+                events_settle(p, &p->spaces[s]);
+    leave(EXIT_LOST);
+}
+
+_Noreturn void pager_lost(struct pager *p, uint32_t what, long error)
+{
+    pager_say(p, WR_MESSAGE_LOST, (uint64_t)-error, what, 0, -1);
+    raw4(SYS_pidfd_send_signal, WR_PAGER_PIDFD, SIGKILL, 0, 0);
+    leave(EXIT_LOST);
+}
+
+static void poison(struct pager *p, uint64_t index)
+{
+    const struct wr_record *record = &p->records[index];
+
+    pager_say(p, p->eager_done ? WR_MESSAGE_POISONED : WR_MESSAGE_EAGER_BAD, record->addr, record->where,
+              (uint64_t)__builtin_popcount(record->mask), -1);
+    for (uint32_t s = 0; s < p->spaces_count; s++)
+        while (p->spaces[s].uffd >= 0 && p->spaces[s].need[index]) {
+            int result = install_poison(p, &p->spaces[s], index);
+
+            if (result == -EAGAIN)
+                events_settle(p, &p->spaces[s]);
+            else if (result == -ESRCH)
+                events_release(p, &p->spaces[s]);
+        }
+}
+
+/* Pages of file-private VMAs, which userfaultfd does not cover: plain stores, while the tree still waits. */
+static void write_file_pages(struct pager *p, const struct decoded *decoded)
+{
+    struct space *own = &p->spaces[0];
+
+    for (uint32_t s = 0; s < p->process->segments_count; s++) {
+        const struct wr_segment *segment = &p->segments[s];
+
+        for (uint32_t page = 0; page < WR_CHUNK_PAGES && segment->flags & WR_SEGMENT_WRITE; page++) {
+            uint64_t addr = p->records[decoded->record].addr + page * (uint64_t)WR_PAGE_BYTES;
+
+            if (addr < segment->start || addr >= segment->end || !(own->need[decoded->record] >> page & 1))
+                continue;
+            __builtin_memcpy((void *)addr, chunk_page(p, decoded, page), WR_PAGE_BYTES);
+            space_settle(own, decoded->record, page, 1);
+            p->counters->written_pages++;
+        }
+    }
+}
+
+/* Children first: MOVE into the process's own space takes the pages away. A child that comes up by an event in
+ * between needs only what its parent still needed, so it is served on the next round of the same loop. */
+static void install_everywhere(struct pager *p, const struct decoded *decoded, uint64_t *counter)
+{
+    for (uint32_t s = p->spaces_count; s-- > 0;) {
+        struct space *space = &p->spaces[s];
+        int result;
+
+        if (space->uffd < 0 || !space->need[decoded->record])
+            continue;
+        result = install_chunk(p, space, decoded, counter);
+        if (result == 0)
+            continue;
+        if (result == -ESRCH && s > 0) {
+            events_release(p, space);
+            continue;
+        }
+        if (result == -ESRCH)
+            leave(0);
+        events_settle(p, space);
+        s = p->spaces_count;
+    }
+}
+
+void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter)
+{
+    struct decoded decoded;
+    int result = chunk_decode(p, index, urgent, &decoded);
+
+    if (result == -EBADMSG || result == -EIO) {
+        poison(p, index);
+        return;
+    }
+    if (result != 0)
+        pager_lost(p, WR_LOST_DATA_READ, result);
+    if (p->records[index].flags & WR_RECORD_WRITE && !p->resumed)
+        write_file_pages(p, &decoded);
+    install_everywhere(p, &decoded, counter);
+}
+
+/* A page that is needed comes with its chunk; any other is one that the image does not have: zeroes. */
+static void handle_fault(struct pager *p)
+{
+    struct fault fault = p->faults[p->faults_first];
+    struct space *space = &p->spaces[fault.space];
+    int64_t record;
+    int result = 0;
+
+    p->faults_first = (p->faults_first + 1) % FAULTS_MAX;
+    p->faults_count--;
+    if (!fault.addr || space->uffd < 0)
+        return;
+    p->counters->faults++;
+    record = space_wanted(space, fault.addr);
+    if (record >= 0)
+        pager_bring(p, (uint64_t)record, 1, &p->counters->fault_pages);
+    else
+        result = install_zero(p, space, fault.addr);
+    if (result == -EAGAIN) {
+        events_settle(p, space);
+        install_wake(space, fault.addr, WR_PAGE_BYTES);
+    } else if (result == -ESRCH && fault.space > 0) {
+        events_release(p, space);
+    }
+}
+
+/* One record that the space lacks; 0 if it has all. */
+static int fill_one(struct pager *p, struct space *space)
+{
+    uint64_t *counter = p->eager_done ? &p->counters->fill_pages : &p->counters->eager_pages;
+
+    for (; space->next < p->records_count; space->next++)
+        if (space->need[space->next]) {
+            pager_bring(p, space->next, 0, counter);
+            return 1;
+        }
+    return 0;
+}
+
+static int eager_one(struct pager *p)
+{
+    for (; p->eager_next < p->records_count; p->eager_next++)
+        if (p->records[p->eager_next].flags & WR_RECORD_EAGER && p->spaces[0].need[p->eager_next]) {
+            pager_bring(p, p->eager_next, 0, &p->counters->eager_pages);
+            return 1;
+        }
+    if (p->ctl->fill == WR_FILL_BEFORE && fill_one(p, &p->spaces[0]))
+        return 1;
+    p->eager_done = 1;
+    __atomic_store_n(&p->ctl->eager_done, 1, __ATOMIC_SEQ_CST);
+    raw3(SYS_futex, &p->ctl->eager_done, FUTEX_WAKE, INT32_MAX);
+    return 1;
+}
+
+/* Children are filled without regard to the policy when their parent has gone or spaces run short. */
+static int fill_any(struct pager *p)
+{
+    int tight = p->spaces_count - p->spaces_used < SPACES_RESERVE;
+    struct space *own = &p->spaces[0];
+
+    if (own->missing && !p->target_gone &&
+        (p->ctl->fill != WR_FILL_NONE || own->views_count + VIEWS_RESERVE > own->views_max))
+        return fill_one(p, own);
+    for (uint32_t s = 1; s < p->spaces_count; s++) {
+        struct space *space = &p->spaces[s];
+
+        if (space->uffd < 0 || (p->ctl->fill == WR_FILL_NONE && !tight && !p->target_gone))
+            continue;
+        if (!space->missing || !fill_one(p, space))
+            events_release(p, space);
+        return 1;
+    }
+    return 0;
+}
+
+static void run_out(struct pager *p)
+{
+    raw1(SYS_close, WR_PAGER_UFFD);
+    __atomic_store_n(&p->ctl->loaded, 1, __ATOMIC_SEQ_CST);
+    raw3(SYS_futex, &p->ctl->loaded, FUTEX_WAKE, INT32_MAX);
+    pager_say(p, WR_MESSAGE_LOADED, 0, 0, 0, -1);
+}
+
+/* Waits to be taken away by the launcher; goes by itself if there is no launcher any more. */
+static _Noreturn void finish(struct pager *p)
+{
+    struct pollfd fd = {.fd = WR_PAGER_CHANNEL};
+
+    if (p->target_gone)
+        leave(0);
+    run_out(p);
+    while (!(fd.revents & (POLLHUP | POLLERR)))
+        raw6(SYS_ppoll, (long)&fd, 1, 0, 0, 0, 0);
+    leave(0);
+}
+
+/* An exec leaves us alone with the old mm, which nobody will ever ask for a page again. Where kcmp(2) is not allowed
+ * (the target is not dumpable) this goes unnoticed until the target ends: that costs memory, nothing else. */
+static int target_left_mm(const struct pager *p)
+{
+    long self = raw1(SYS_getpid, 0);
+
+    return raw6(SYS_kcmp, self, p->process->pid, KCMP_VM, 0, 0, 0) > 0;
+}
+
+/* Looks at all fds at once; sleeps only when told to. */
+static void look(struct pager *p, int idle)
+{
+    struct pollfd fds[2 + SPACES_MAX];
+    struct timespec_raw timeout = {idle ? IDLE_SECONDS : 0, 0};
+    long ready;
+
+    fds[0] = (struct pollfd){.fd = WR_PAGER_CHANNEL};
+    fds[1] = (struct pollfd){.fd = p->target_gone ? -1 : WR_PAGER_PIDFD, .events = POLLIN};
+    for (uint32_t s = 0; s < p->spaces_count; s++)
+        fds[2 + s] = (struct pollfd){.fd = p->spaces[s].uffd, .events = POLLIN};
+    ready = raw6(SYS_ppoll, (long)fds, 2 + p->spaces_count, (long)&timeout, 0, 0, 0);
+    if (ready == 0 && idle && p->resumed && target_left_mm(p))
+        p->target_gone = 1;
+    if (ready <= 0)
+        return;
+    if (fds[0].revents & (POLLHUP | POLLERR))
+        fail_stop(p);
+    if (fds[1].revents)
+        p->target_gone = 1;
+    for (uint32_t s = 0; s < p->spaces_count; s++)
+        if (fds[2 + s].revents && p->spaces[s].uffd == fds[2 + s].fd)
+            events_read(p, &p->spaces[s]);
+}
+
+/* One step of work; 0 when there is none. */
+static int work(struct pager *p)
+{
+    if (p->faults_count) {
+        handle_fault(p);
+        return 1;
+    }
+    if (!p->eager_done)
+        return eager_one(p);
+    if (p->spaces[0].missing && chunk_populate_one(p))
+        return 1;
+    return fill_any(p);
+}
+
+static int complete(const struct pager *p)
+{
+    return p->resumed && p->spaces_used == 1 && (!p->spaces[0].missing || p->target_gone);
+}
+
+/* The masks, views and descriptions of all spaces are cut from the pool. */
+static void init_spaces(struct pager *p, uint8_t *pool, uint64_t pool_bytes)
+{
+    uint64_t views_max = p->process->segments_count + VIEWS_MIN;
+    uint64_t need_bytes = (p->records_count * sizeof(uint16_t) + 63) & ~(uint64_t)63;
+    uint64_t each = sizeof(struct space) + need_bytes + views_max * sizeof(struct view);
+
+    p->spaces_count = (uint32_t)(pool_bytes / each < SPACES_MAX ? pool_bytes / each : SPACES_MAX);
+    if (p->spaces_count < 1)
+        pager_lost(p, WR_LOST_POOL, -ENOMEM);
+    p->spaces = (struct space *)pool;
+    pool += p->spaces_count * sizeof(struct space);
+    for (uint32_t s = 0; s < p->spaces_count; s++) {
+        p->spaces[s] = (struct space){
+            .uffd = -1,
+            .views_max = (uint32_t)views_max,
+            .views = (struct view *)pool,
+            .need = (uint16_t *)(pool + views_max * sizeof(struct view)),
+            .records = p->records,
+            .records_count = p->records_count,
+        };
+        pool += views_max * sizeof(struct view) + need_bytes;
+    }
+    p->spaces_used = 1;
+    p->spaces[0].uffd = WR_PAGER_UFFD;
+    space_init(&p->spaces[0], p->segments, p->process->segments_count);
+    p->counters->total_pages = p->spaces[0].missing;
+}
+
+/* The launcher may end while we wait: then nobody will ever set the word. */
+static void wait_for_index(struct pager *p)
+{
+    const struct timespec_raw timeout = {0, INDEX_WAIT_NS};
+    struct pollfd fd = {.fd = WR_PAGER_CHANNEL};
+
+    while (!__atomic_load_n(&p->ctl->index_ready, __ATOMIC_SEQ_CST)) {
+        raw4(SYS_futex, &p->ctl->index_ready, FUTEX_WAIT, 0, &timeout);
+        if (raw6(SYS_ppoll, (long)&fd, 1, (long)&(struct timespec_raw){0, 0}, 0, 0, 0) > 0)
+            fail_stop(p);
+    }
+}
+
+_Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
+{
+    const struct wr_header *header = (const struct wr_header *)rt->image;
+    struct pager *p = (struct pager *)rt->pool;
+    uint64_t pager_bytes = (sizeof(*p) + WR_PAGE_BYTES - 1) & ~(uint64_t)(WR_PAGE_BYTES - 1);
+    int busy = 1;
+
+    p->rt = rt;
+    p->header = header;
+    p->process = (const struct wr_process *)(rt->image + header->processes_offset) + process;
+    p->segments = (const struct wr_segment *)(rt->image + p->process->segments_offset);
+    p->records = (const struct wr_record *)rt->records;
+    p->records_count = rt->records_count;
+    p->ctl = (struct wr_ctl *)rt->ctl;
+    p->counters = &p->ctl->counters;
+    p->buffer = (uint8_t *)rt->pool + pager_bytes;
+    pager_bytes += WR_CHUNK_BYTES;
+    init_spaces(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
+    if (chunk_init(p) != 0)
+        pager_lost(p, WR_LOST_POOL, -ENOMEM);
+    wait_for_index(p);
+    for (;;) {
+        look(p, !busy);
+        p->resumed = p->resumed || __atomic_load_n(&p->ctl->go, __ATOMIC_SEQ_CST) != 0;
+        busy = work(p);
+        if (!busy && complete(p))
+            finish(p);
+    }
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+
+#include "space.h"
+
+static uint16_t mask_of(uint32_t first, uint32_t count)
+{
+    return (uint16_t)(((1u << count) - 1) << first);
+}
+
+uint64_t space_record_at(const struct space *space, uint64_t addr)
+{
+    uint64_t low = 0, high = space->records_count;
+
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+
+        if (space->records[middle].addr + WR_CHUNK_BYTES <= addr)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Index of the first view that ends above current address `addr`. */
+static uint32_t view_at(const struct space *space, uint64_t addr)
+{
+    uint32_t low = 0, high = space->views_count;
+
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+
+        if (space->views[middle].end <= addr)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static uint64_t view_image_end(const struct view *view)
+{
+    return view->image + (view->end - view->start);
+}
+
+/* The view that shows image address `addr`, or of all those above it the one that begins nearest. */
+static const struct view *view_of_image(const struct space *space, uint64_t addr)
+{
+    const struct view *best = NULL;
+
+    if (!space->moved) {
+        uint32_t i = view_at(space, addr);
+
+        return i < space->views_count ? &space->views[i] : NULL;
+    }
+    for (uint32_t i = 0; i < space->views_count; i++) {
+        const struct view *view = &space->views[i];
+
+        if (view_image_end(view) > addr && (!best || view->image < best->image))
+            best = view;
+    }
+    return best;
+}
+
+static void insert_view(struct space *space, uint32_t at, struct view view)
+{
+    for (uint32_t i = space->views_count; i > at; i--)
+        space->views[i] = space->views[i - 1];
+    space->views[at] = view;
+    space->views_count++;
+}
+
+static void remove_view(struct space *space, uint32_t at)
+{
+    space->views_count--;
+    for (uint32_t i = at; i < space->views_count; i++)
+        space->views[i] = space->views[i + 1];
+}
+
+/* Makes `addr` a border between views, so that ranges begin and end with whole ones. */
+static void split(struct space *space, uint64_t addr)
+{
+    uint32_t i = view_at(space, addr);
+    struct view upper;
+
+    if (i == space->views_count || space->views[i].start >= addr)
+        return;
+    upper = space->views[i];
+    upper.image += addr - upper.start;
+    upper.start = addr;
+    space->views[i].end = addr;
+    insert_view(space, i + 1, upper);
+}
+
+void space_settle(struct space *space, uint64_t index, uint32_t first, uint32_t count)
+{
+    uint16_t gone = space->need[index] & mask_of(first, count);
+
+    space->need[index] &= (uint16_t)~gone;
+    space->missing -= (uint64_t)__builtin_popcount(gone);
+}
+
+static uint64_t forget_image(struct space *space, uint64_t start, uint64_t end)
+{
+    uint64_t before = space->missing;
+
+    for (uint64_t i = space_record_at(space, start); i < space->records_count; i++) {
+        uint64_t addr = space->records[i].addr;
+        uint64_t low = start > addr ? (start - addr) / WR_PAGE_BYTES : 0;
+        uint64_t high =
+            end >= addr + WR_CHUNK_BYTES ? WR_CHUNK_PAGES : (end - addr + WR_PAGE_BYTES - 1) / WR_PAGE_BYTES;
+
+        if (addr >= end)
+            break;
+        if (high > low)
+            space_settle(space, i, (uint32_t)low, (uint32_t)(high - low));
+    }
+    return before - space->missing;
+}
+
+void space_init(struct space *space, const struct wr_segment *segments, uint32_t segments_count)
+{
+    space->views_count = 0;
+    space->moved = 0;
+    space->next = 0;
+    space->missing = 0;
+    for (uint32_t i = 0; i < segments_count; i++) {
+        const struct wr_segment *s = &segments[i];
+
+        if (s->flags & WR_SEGMENT_LAZY)
+            space->views[space->views_count++] =
+                (struct view){.start = s->start, .end = s->end, .image = s->start, .flags = s->flags};
+    }
+    for (uint64_t i = 0; i < space->records_count; i++) {
+        space->need[i] = space->records[i].mask;
+        space->missing += (uint64_t)__builtin_popcount(space->records[i].mask);
+    }
+}
+
+void space_fork(struct space *child, const struct space *parent)
+{
+    child->moved = parent->moved;
+    child->missing = parent->missing;
+    child->next = 0;
+    child->views_count = parent->views_count;
+    for (uint32_t i = 0; i < parent->views_count; i++)
+        child->views[i] = parent->views[i];
+    for (uint64_t i = 0; i < parent->records_count; i++)
+        child->need[i] = parent->need[i];
+    for (uint32_t i = 0; i < child->views_count; i++)
+        if (child->views[i].flags & WR_SEGMENT_WIPEONFORK)
+            forget_image(child, child->views[i].image, view_image_end(&child->views[i]));
+}
+
+uint64_t space_discard(struct space *space, uint64_t start, uint64_t end)
+{
+    uint64_t forgotten = 0;
+
+    for (uint32_t i = view_at(space, start); i < space->views_count && space->views[i].start < end; i++) {
+        const struct view *view = &space->views[i];
+        uint64_t low = view->start > start ? view->start : start;
+        uint64_t high = view->end < end ? view->end : end;
+
+        forgotten +=
+            forget_image(space, view->image + (low - view->start), view->image + (high - view->start));
+    }
+    return forgotten;
+}
+
+uint64_t space_unmap(struct space *space, uint64_t start, uint64_t end)
+{
+    uint64_t forgotten = space_discard(space, start, end);
+    uint32_t i;
+
+    split(space, start);
+    split(space, end);
+    i = view_at(space, start);
+    while (i < space->views_count && space->views[i].start < end)
+        remove_view(space, i);
+    return forgotten;
+}
+
+/* The moved views are taken out and put in one by one: source and target may lie on either side of each other. */
+uint64_t space_remap(struct space *space, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    uint64_t forgotten = space_unmap(space, to, to + bytes);
+
+    split(space, from);
+    split(space, from + bytes);
+    for (;;) {
+        uint32_t i = view_at(space, from);
+        struct view view;
+
+        if (i == space->views_count || space->views[i].start >= from + bytes)
+            break;
+        view = space->views[i];
+        remove_view(space, i);
+        view.end = view.end - from + to;
+        view.start = view.start - from + to;
+        insert_view(space, view_at(space, view.start), view);
+        space->moved = 1;
+    }
+    return forgotten;
+}
+
+int space_has_room(const struct space *space)
+{
+    return space->views_count + SPACE_SPARE_VIEWS <= space->views_max;
+}
+
+int64_t space_wanted(const struct space *space, uint64_t addr)
+{
+    uint32_t i = view_at(space, addr);
+    uint64_t image, record;
+
+    if (i == space->views_count || space->views[i].start > addr)
+        return -1;
+    image = space->views[i].image + (addr - space->views[i].start);
+    record = space_record_at(space, image);
+    if (record == space->records_count || space->records[record].addr > image)
+        return -1;
+    if (!(space->need[record] >> ((image - space->records[record].addr) / WR_PAGE_BYTES) & 1))
+        return -1;
+    return (int64_t)record;
+}
+
+int space_next_run(struct space *space, uint64_t index, uint32_t from, struct run *run)
+{
+    uint64_t window = space->records[index].addr;
+
+    while (from < WR_CHUNK_PAGES && space->need[index] >> from) {
+        const struct view *view;
+        uint64_t image;
+        uint32_t end;
+
+        from += (uint32_t)__builtin_ctz(space->need[index] >> from);
+        image = window + from * (uint64_t)WR_PAGE_BYTES;
+        view = view_of_image(space, image);
+        if (!view || view->image > image) {
+            space_settle(space, index, from, 1);
+            continue;
+        }
+        for (end = from + 1; end < WR_CHUNK_PAGES; end++)
+            if (!(space->need[index] >> end & 1) ||
+                window + end * (uint64_t)WR_PAGE_BYTES >= view_image_end(view))
+                break;
+        *run = (struct run){.at = view->start + (image - view->image),
+                            .first = from,
+                            .count = end - from,
+                            .flags = view->flags};
+        return 1;
+    }
+    return 0;
+}
