@@ -121,6 +121,7 @@ void events_settle(struct pager *p, struct space *space)
         long seconds, nanoseconds;
     } moment = {0, SETTLE_NS};
 
+    p->counters->retries++;
     raw6(SYS_ppoll, (long)&fd, 1, (long)&moment, 0, 0, 0);
     if (fd.revents & POLLIN)
         events_read(p, space);

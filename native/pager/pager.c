@@ -351,12 +351,13 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
     p->records_count = rt->records_count;
     p->ctl = (struct wr_ctl *)rt->ctl;
     p->counters = &p->ctl->counters;
+    /* The launcher writes the records, masks and all, while the loader runs: none may be looked at before. */
+    wait_for_index(p);
     p->buffer = (uint8_t *)rt->pool + pager_bytes;
     pager_bytes += WR_CHUNK_BYTES;
     init_spaces(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     if (chunk_init(p) != 0)
         pager_lost(p, WR_LOST_POOL, -ENOMEM);
-    wait_for_index(p);
     for (;;) {
         look(p, !busy);
         p->resumed = p->resumed || __atomic_load_n(&p->ctl->go, __ATOMIC_SEQ_CST) != 0;

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * restorer-launch: brings the process of an image back, and is its parent.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "channel.h"
+#include "detach.h"
+#include "failure.h"
+#include "host.h"
+#include "launch.h"
+#include "namespace.h"
+#include "page_index.h"
+#include "proc.h"
+#include "report.h"
+#include "say.h"
+#include "signals.h"
+#include "store_guard.h"
+#include "supervise.h"
+
+/* What the kernel takes struct rseq to be at least, and what the C library registers. */
+enum { RSEQ_BYTES = 32 };
+
+static struct launch launch = {
+    .tree = {.target_pidfd = -1, .init_control = -1, .channel = -1, .uffd = -1},
+};
+static pid_t launcher;
+
+static void clean_up(void)
+{
+    /* Not in a fork of ours that fails: these are not its to take down. */
+    if (getpid() != launcher)
+        return;
+    tree_kill(&launch.tree);
+    report_cleanup();
+    store_guard_end();
+    store_close(&launch.store);
+}
+
+static void open_stdio(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR | O_NOCTTY) < 0)
+            _exit(EXIT_OWN_FAILURE);
+}
+
+/* A fork inherits the registration, and the kernel would write to it after the loader has unmapped it. */
+static void unregister_rseq(void)
+{
+    char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
+    if (__rseq_size == 0)
+        return;
+    if (syscall(SYS_rseq, area, RSEQ_BYTES, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) != 0 &&
+        syscall(SYS_rseq, area, __rseq_size, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) != 0)
+        die("cannot unregister restartable sequences: %s", strerror(errno));
+}
+
+/* The fds of the restore lie above all fds of the image. */
+static void raise_fd_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static void prepare_self(void)
+{
+    launcher = getpid();
+    say_cleanup(clean_up);
+    signals_init();
+    proc_open();
+    raise_fd_limit();
+    unregister_rseq();
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+}
+
+static void load_image(void)
+{
+    struct image *image = &launch.image;
+    store_open(&launch.store, launch.options.store);
+    image_load(image, &launch.store, launch.options.name);
+    host_check_cpu(image);
+    image_publish(image, &launch.options);
+    if (launch.options.namespace && image_process(image)->pid == 1)
+        die("a process that was PID 1 cannot be restored with --pid ns yet: checkpoint it with another PID");
+}
+
+static int stdio_slot(int fd, int fd_base)
+{
+    int source = detach_stdio(&launch.options, fd);
+    int high = host_high_fd(source, fd_base, "stdio");
+    if (source != fd)
+        close(source);
+    return high;
+}
+
+static void fill_slots(void)
+{
+    const struct region *region = &launch.region;
+    uint64_t *slots = region->slots;
+    int fd_base = (int)image_header(&launch.image)->fd_base, childs;
+    slots[WR_SLOT_REGION] = region->start;
+    slots[WR_SLOT_REGION_BYTES] = region->end - region->start;
+    slots[WR_SLOT_REGION_END] = region->end;
+    slots[WR_SLOT_TAIL_BYTES] = IMAGE_TASK_SIZE - region->end;
+    slots[WR_SLOT_SCRATCH] = region->scratch;
+    slots[WR_SLOT_PAGER_STACK] = region->pager_stack;
+    slots[WR_SLOT_PAGER_STACK_BYTES] = region->pager_stack_bytes;
+    slots[WR_SLOT_PAGER_TLS] = region->pager_tls;
+    slots[WR_SLOT_CTL] = (uint64_t)region->ctl;
+    host_offer_vdso(region);
+    host_offer_userfaultfd(region, fd_base);
+    channel_open(&launch.tree.channel, &childs, fd_base);
+    slots[WR_SLOT_CHANNEL] = (uint64_t)childs;
+    slots[WR_SLOT_DATA_FD] = (uint64_t)host_high_fd(store_data_fd(&launch.store), fd_base, "data.mdb");
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        slots[WR_SLOT_STDIN + fd] = (uint64_t)stdio_slot(fd, fd_base);
+}
+
+static void run_shared(void)
+{
+    if (launch.region.run(launch.region.runtime, image_header(&launch.image)->shared_program) == 0)
+        return;
+    if (!failure_say(&launch.image, &launch.region))
+        warn("cannot restore: the loader failed and left no reason");
+    quit(EXIT_OWN_FAILURE);
+}
+
+/* The child is at work on its address space meanwhile. */
+static void resolve_index(void)
+{
+    struct wr_ctl *ctl = launch.region.ctl;
+    page_index_resolve(&launch.store, image_process(&launch.image), launch.region.records);
+    __atomic_store_n(&ctl->index_ready, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, &ctl->index_ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+static void start(void)
+{
+    const struct image *image = &launch.image;
+    struct tree *tree = &launch.tree;
+    if (launch.options.namespace)
+        namespace_enter(tree);
+    region_build(&launch.region, &launch.image, &launch.options);
+    page_index_decode(&launch.store, image_process(image), launch.region.records);
+    fill_slots();
+    run_shared();
+    tree_clone(tree, image, &launch.region);
+    close_range(image_header(image)->fd_base, ~0U, 0);
+    store_guard_kills(tree->target_pidfd);
+    namespace_watch(tree, image_process(image)->pid);
+    resolve_index();
+    store_guard_end();
+}
+
+int main(int argc, char **argv)
+{
+    launch.start_ns = now_ns();
+    open_stdio();
+    options_parse(&launch.options, argc, argv);
+    say_about(launch.options.name);
+    report_open_stats(&launch.options);
+    report_close_inherited();
+    report_prepare_pidfile(&launch.options);
+    detach_begin(&launch.options);
+    prepare_self();
+    load_image();
+    start();
+    int code = supervise(&launch);
+    store_close(&launch.store);
+    return code;
+}

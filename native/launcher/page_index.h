@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The page index of the process: decoded into the region, `where` turned from chunk numbers to file offsets.
+ */
+#ifndef RESTORER_PAGE_INDEX_H
+#define RESTORER_PAGE_INDEX_H
+#include "image.h"
+#include "store.h"
+#include "wire.h"
+
+/* Fills `records` (as many as the process has), still with the numbers of their chunks. Before the clone:
+ * the pager may look at all of a record but `where` without waiting for index_ready. Ends the process with
+ * a message when the store is damaged. */
+void page_index_decode(const struct store *store, const struct wr_process *process,
+                       struct wr_record *records);
+
+/* Turns the numbers into offsets; also ends the process when the store is damaged. */
+void page_index_resolve(const struct store *store, const struct wr_process *process,
+                        struct wr_record *records);
+
+/* The number in the store of the chunk whose frame lies at `where`. Reads the index again. */
+uint64_t page_index_chunk(const struct store *store, const struct wr_process *process,
+                          const struct wr_record *records, uint64_t where);
+
+#endif

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proc.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "say.h"
+
+static int proc_fd = -1;
+
+enum { PIDS_MAX = 65536 };
+
+void proc_open(void)
+{
+    proc_fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (proc_fd < 0 || faccessat(proc_fd, "self/stat", F_OK, 0) != 0)
+        die("/proc is not there: mount it");
+}
+
+static int open_of(pid_t pid, const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "%d/%s", pid, name);
+    return openat(proc_fd, path, O_RDONLY | O_CLOEXEC);
+}
+
+FILE *proc_stream(pid_t pid, const char *name)
+{
+    int fd = open_of(pid, name);
+    return fd >= 0 ? fdopen(fd, "r") : NULL;
+}
+
+ssize_t proc_read(pid_t pid, const char *name, char *to, size_t bytes)
+{
+    int fd = open_of(pid, name);
+    if (fd < 0)
+        return -1;
+    ssize_t n = read(fd, to, bytes - 1);
+    close(fd);
+    if (n >= 0)
+        to[n] = '\0';
+    return n;
+}
+
+static pid_t thread_group(pid_t pid)
+{
+    char status[4096];
+    if (proc_read(pid, "status", status, sizeof(status)) < 0)
+        return 0;
+    const char *line = strstr(status, "\nTgid:");
+    return line != NULL ? (pid_t)strtol(line + 6, NULL, 10) : 0;
+}
+
+bool proc_describe(pid_t pid, char *to, size_t bytes)
+{
+    char name[64], command[96], thread[48] = "";
+    pid_t group = thread_group(pid);
+    if (group == 0 || proc_read(pid, "comm", name, sizeof(name)) <= 0)
+        return false;
+    name[strcspn(name, "\n")] = '\0';
+    ssize_t n = proc_read(pid, "cmdline", command, 80);
+    for (ssize_t i = 0; i + 1 < n; i++)
+        if (command[i] == '\0')
+            command[i] = ' ';
+    if (group != pid)
+        snprintf(thread, sizeof(thread), ", a thread of PID %d", group);
+    snprintf(to, bytes, "'%s' (%s%s)", name, n > 0 ? command : "no command line", thread);
+    return true;
+}
+
+bool proc_stat(pid_t pid, struct proc_stat *stat)
+{
+    char text[1024];
+    int parent;
+    unsigned long long start;
+    if (proc_read(pid, "stat", text, sizeof(text)) <= 0)
+        return false;
+    /* A command's name may hold spaces and parentheses: the fields begin after the last one (proc(5)). */
+    const char *fields = strrchr(text, ')');
+    if (fields == NULL ||
+        sscanf(fields + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+               &stat->state, &parent, &start) != 3)
+        return false;
+    stat->parent = parent;
+    stat->start_ticks = start;
+    return true;
+}
+
+size_t proc_list(pid_t pid, pid_t *pids, size_t count)
+{
+    char path[32] = ".";
+    size_t n = 0;
+    struct dirent *entry;
+    if (pid != 0)
+        snprintf(path, sizeof(path), "%d/task", pid);
+    int fd = openat(proc_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (dir == NULL) {
+        if (fd >= 0)
+            close(fd);
+        return 0;
+    }
+    while (n < count && (entry = readdir(dir)) != NULL)
+        if (isdigit((unsigned char)entry->d_name[0]))
+            pids[n++] = (pid_t)strtol(entry->d_name, NULL, 10);
+    closedir(dir);
+    return n;
+}
+
+static pid_t scan_for_child(pid_t one, pid_t two)
+{
+    pid_t *pids = malloc(PIDS_MAX * sizeof(*pids)), found = 0, self = getpid();
+    if (pids == NULL)
+        return 0;
+    size_t count = proc_list(0, pids, PIDS_MAX);
+    for (size_t i = 0; i < count && found == 0; i++) {
+        struct proc_stat stat;
+        if (pids[i] != one && pids[i] != two && proc_stat(pids[i], &stat) && stat.parent == self)
+            found = pids[i];
+    }
+    free(pids);
+    return found;
+}
+
+pid_t proc_other_child(pid_t one, pid_t two)
+{
+    char name[48], text[512];
+    snprintf(name, sizeof(name), "task/%d/children", getpid());
+    /* Only there with CONFIG_PROC_CHILDREN. */
+    if (proc_read(getpid(), name, text, sizeof(text)) < 0)
+        return scan_for_child(one, two);
+    for (char *p = text, *end;; p = end) {
+        pid_t pid = (pid_t)strtol(p, &end, 10);
+        if (end == p)
+            return 0;
+        if (pid != one && pid != two)
+            return pid;
+    }
+}

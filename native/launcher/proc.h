@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * /proc as the launcher saw it when it started: with --pid ns another one is mounted over it.
+ */
+#ifndef RESTORER_PROC_H
+#define RESTORER_PROC_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+void proc_open(void);
+
+/* Opens "PID/name" for reading, or NULL. The launcher's own PID does what "self" would not do in the other
+ * /proc. */
+FILE *proc_stream(pid_t pid, const char *name);
+
+/* Reads "PID/name" NUL-terminated; the length, or -1. */
+ssize_t proc_read(pid_t pid, const char *name, char *to, size_t bytes);
+
+/* "'nginx' (nginx: master process)" of a process, or of the one that a thread belongs to; false when there
+ * is none. */
+bool proc_describe(pid_t pid, char *to, size_t bytes);
+
+/* First child of this process that is none of the two; 0 when there is none. */
+pid_t proc_other_child(pid_t one, pid_t two);
+
+/* Fills `pids` with the tids of a process, or with every PID when `pid` is 0; how many, at most `count`. */
+size_t proc_list(pid_t pid, pid_t *pids, size_t count);
+
+struct proc_stat {
+    char state;
+    pid_t parent;
+    uint64_t start_ticks;
+};
+
+bool proc_stat(pid_t pid, struct proc_stat *stat);
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "region.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "blob.h"
+#include "say.h"
+
+#define STAGING_BYTES     (UINT64_C(4) << 20)
+#define POOL_BYTES_MIN    (UINT64_C(4) << 20)
+#define PAGER_STACK_BYTES (UINT64_C(64) << 10)
+
+/* Offsets from the start of the region; each part begins where the one before it ends. */
+struct layout {
+    uint64_t resident, runtime, ctl, slots, image, records, pool, decoder, input, stack, tls, scratch;
+    uint64_t low_guard, staging, high_guard, end;
+    uint64_t pool_bytes, decoder_bytes;
+};
+
+static uint64_t page_up(uint64_t bytes)
+{
+    return (bytes + WR_PAGE_BYTES - 1) & ~(uint64_t)(WR_PAGE_BYTES - 1);
+}
+
+static uint64_t take(uint64_t *cursor, uint64_t bytes)
+{
+    uint64_t at = *cursor;
+    *cursor += page_up(bytes);
+    return at;
+}
+
+/* 64 address spaces (forked children) of two bytes of mask a record, and what a view of them needs. */
+static uint64_t pool_bytes(uint64_t records)
+{
+    uint64_t bytes = page_up(64 * (records * 2 + 65536));
+    return bytes < POOL_BYTES_MIN ? POOL_BYTES_MIN : bytes;
+}
+
+static struct layout lay_out(const struct image *image, const struct resident *resident)
+{
+    struct layout at;
+    uint64_t cursor = 0;
+    uint64_t records = image_process(image)->records_count;
+    at.pool_bytes = pool_bytes(records);
+    at.decoder_bytes = page_up(resident->decoder_bytes);
+    at.resident = take(&cursor, resident->memory_bytes);
+    at.runtime = take(&cursor, sizeof(struct wr_runtime));
+    at.ctl = take(&cursor, sizeof(struct wr_ctl));
+    at.slots = take(&cursor, WR_SLOTS * sizeof(uint64_t));
+    at.image = take(&cursor, image_header(image)->memory_bytes);
+    at.records = take(&cursor, (records + 1) * sizeof(struct wr_record));
+    at.pool = take(&cursor, at.pool_bytes);
+    at.decoder = take(&cursor, at.decoder_bytes);
+    at.input = take(&cursor, IMAGE_FRAME_BYTES_MAX);
+    at.stack = take(&cursor, PAGER_STACK_BYTES);
+    at.tls = take(&cursor, WR_PAGE_BYTES);
+    at.scratch = take(&cursor, WR_SCRATCH_BYTES);
+    at.low_guard = take(&cursor, WR_PAGE_BYTES);
+    at.staging = take(&cursor, STAGING_BYTES);
+    at.high_guard = take(&cursor, WR_PAGE_BYTES);
+    at.end = cursor;
+    return at;
+}
+
+static bool reserve_at(uint64_t base, uint64_t bytes)
+{
+    void *at = mmap((void *)base, bytes, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (at == MAP_FAILED)
+        return false;
+    if ((uint64_t)at == base)
+        return true;
+    /* A kernel before MAP_FIXED_NOREPLACE (4.17) takes the address as a hint. */
+    munmap(at, bytes);
+    return false;
+}
+
+static bool overlaps_segment(const struct image *image, uint64_t start, uint64_t end)
+{
+    const struct wr_process *process = image_process(image);
+    const struct wr_segment *segments = (const struct wr_segment *)(image->base + process->segments_offset);
+    for (uint32_t i = 0; i < process->segments_count; i++)
+        if (segments[i].start < end && start < segments[i].end)
+            return true;
+    return false;
+}
+
+/* The launcher's own mappings may lie in a hole of the image: it is tried at both ends and in the middle. */
+static uint64_t reserve(const struct image *image, uint64_t bytes)
+{
+    const struct wr_header *header = image_header(image);
+    for (int i = 0; i < WR_BASES && header->bases[i] != 0; i++) {
+        uint64_t base = header->bases[i], room = header->base_bytes[i];
+        if (room < bytes)
+            continue;
+        uint64_t slack = (room - bytes) & ~(uint64_t)(WR_PAGE_BYTES - 1);
+        const uint64_t tries[] = {base, base + slack, base + page_up(slack / 2)};
+        for (int k = 0; k < 3; k++)
+            if (tries[k] + bytes <= base + room && !overlaps_segment(image, tries[k], tries[k] + bytes) &&
+                reserve_at(tries[k], bytes))
+                return tries[k];
+    }
+    die("no hole of the image's address space has %llu free bytes here: try again",
+        (unsigned long long)bytes);
+}
+
+static void map_part(uint64_t start, uint64_t end, int sharing)
+{
+    if (start == end)
+        return;
+    void *at = mmap((void *)start, end - start, PROT_READ | PROT_WRITE,
+                    sharing | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        die("no memory for the restore (%llu bytes): %s", (unsigned long long)(end - start), strerror(errno));
+}
+
+/* Moves page table entries, not bytes: the blob was decoded before its place was known. */
+static void adopt_image(struct image *image, uint64_t to)
+{
+    uint64_t bytes = page_up(image->bytes);
+    void *at = mremap(image->base, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to);
+    if (at == MAP_FAILED)
+        die("no memory for the restore (%llu bytes): %s", (unsigned long long)bytes, strerror(errno));
+    image->base = at;
+}
+
+static void map_parts(struct image *image, uint64_t base, const struct layout *at)
+{
+    uint64_t blob_end = base + at->image + page_up(image->bytes);
+    map_part(base + at->resident, base + at->ctl, MAP_PRIVATE);
+    map_part(base + at->ctl, base + at->slots, MAP_SHARED);
+    map_part(base + at->slots, base + at->image, MAP_PRIVATE);
+    adopt_image(image, base + at->image);
+    map_part(blob_end, base + at->records, MAP_PRIVATE);
+    map_part(base + at->records, base + at->pool, MAP_SHARED);
+    map_part(base + at->pool, base + at->low_guard, MAP_PRIVATE);
+    map_part(base + at->staging, base + at->high_guard, MAP_PRIVATE);
+    /* Where transparent huge pages are "always", one would be split again by the first small move. EINVAL
+     * without CONFIG_TRANSPARENT_HUGEPAGE. */
+    madvise((void *)(base + at->staging), STAGING_BYTES, MADV_NOHUGEPAGE);
+}
+
+static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct layout *at, uint64_t records)
+{
+    runtime->region = base;
+    runtime->region_end = base + at->end;
+    runtime->image = base + at->image;
+    runtime->slots = base + at->slots;
+    runtime->ctl = base + at->ctl;
+    runtime->records = base + at->records;
+    runtime->records_count = records;
+    runtime->pool = base + at->pool;
+    runtime->pool_bytes = at->pool_bytes;
+    runtime->staging = base + at->staging;
+    runtime->staging_bytes = STAGING_BYTES;
+    runtime->decoder = base + at->decoder;
+    runtime->decoder_bytes = at->decoder_bytes;
+    runtime->input = base + at->input;
+    runtime->input_bytes = IMAGE_FRAME_BYTES_MAX;
+}
+
+void region_build(struct region *region, struct image *image, const struct options *options)
+{
+    const struct resident *resident = resident_table();
+    struct layout at = lay_out(image, resident);
+    uint64_t base = reserve(image, at.end);
+    map_parts(image, base, &at);
+    resident_place(base);
+    region->start = base;
+    region->end = base + at.end;
+    region->runtime = (struct wr_runtime *)(base + at.runtime);
+    region->ctl = (struct wr_ctl *)(base + at.ctl);
+    region->slots = (uint64_t *)(base + at.slots);
+    region->records = (struct wr_record *)(base + at.records);
+    region->pager_stack = base + at.stack;
+    region->pager_stack_bytes = PAGER_STACK_BYTES;
+    region->pager_tls = base + at.tls;
+    region->scratch = base + at.scratch;
+    region->run = (run_fn)(base + resident->run);
+    region->enter = (start_fn)(base + resident->start);
+    fill_runtime(region->runtime, base, &at, image_process(image)->records_count);
+    region->runtime->file_checks = options->force_files ? 0 : 1;
+    region->ctl->fill = options->fill;
+    *(uint64_t *)region->pager_tls = region->pager_tls;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The region: everything that loader and pager need, at an address that is free in the image, built here and
+ * inherited by the child.
+ */
+#ifndef RESTORER_REGION_H
+#define RESTORER_REGION_H
+#include <stdint.h>
+
+#include "image.h"
+#include "options.h"
+#include "resident.h"
+#include "wire.h"
+
+/* Addresses that are the same in the launcher, the restored process and the pager. */
+struct region {
+    struct wr_runtime *runtime;
+    struct wr_ctl *ctl; /* MAP_SHARED */
+    uint64_t *slots;
+    struct wr_record *records; /* MAP_SHARED */
+    uint64_t start;
+    uint64_t end; /* exclusive */
+    uint64_t pager_stack, pager_stack_bytes, pager_tls, scratch;
+    run_fn run;
+    start_fn enter;
+};
+
+/* Maps the region, moves the image's memory into it and fills in what lies where. */
+void region_build(struct region *region, struct image *image, const struct options *options);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Stopping threads and letting them go.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <time.h>
+#include "tracer.h"
+
+#define EVENT_OF(status) ((status) >> 16)
+
+int tr_fail(struct tr_error *err, const char *call, uint64_t object)
+{
+    err->code = errno;
+    err->object = object;
+    snprintf(err->call, sizeof(err->call), "%s", call);
+    return -1;
+}
+
+/* TRACESYSGOOD tells the syscall stops of an injection from a SIGTRAP that is the program's own. No
+ * EXITKILL: when we die, the target has to live on. */
+int tr_seize(int32_t tid, struct tr_error *err)
+{
+    if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) != 0)
+        return tr_fail(err, "PTRACE_SEIZE", (uint64_t)tid);
+    return 0;
+}
+
+int tr_interrupt(int32_t tid, struct tr_error *err)
+{
+    if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) != 0)
+        return tr_fail(err, "PTRACE_INTERRUPT", (uint64_t)tid);
+    return 0;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* waitpid with a deadline: a thread in an uninterruptible sleep (a vfork parent, a hung network file
+ * system) takes no interrupt, and a blocking wait would hang with it. 0 and ETIMEDOUT when it passes. */
+static pid_t wait_until(pid_t tid, int *status, uint64_t deadline_ns)
+{
+    long pause_ns = 20000;
+
+    for (;;) {
+        pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+        struct timespec pause = {0, pause_ns};
+
+        if (got != 0 && !(got < 0 && errno == EINTR))
+            return got;
+        if (now_ns() > deadline_ns) {
+            errno = ETIMEDOUT;
+            return 0;
+        }
+        nanosleep(&pause, NULL);
+        pause_ns = pause_ns < 1000000 ? pause_ns * 2 : pause_ns;
+    }
+}
+
+/* A signal that was on its way when the interrupt came is delivered as if we were not here: the kernel
+ * keeps its siginfo when the signal is passed on unchanged (ptrace_signal), so nothing has to be held, put
+ * into the image or queued again. That stop has eaten the interrupt (ptrace_stop clears JOBCTL_TRAP_STOP),
+ * so it is asked for anew, before the thread goes on: the trap is taken ahead of any further signal and
+ * before the first instruction of a handler. */
+static int pass_on(pid_t tid, int signal_number, struct tr_error *err)
+{
+    if (tr_interrupt(tid, err) != 0)
+        return -1;
+    if (ptrace(PTRACE_CONT, tid, 0, signal_number) != 0)
+        return tr_fail(err, "PTRACE_CONT", (uint64_t)tid);
+    return 0;
+}
+
+static void fill_stop(struct tr_stop *stop, int status)
+{
+    int number = WSTOPSIG(status);
+
+    stop->kind = number == SIGTRAP ? TR_STOPPED : TR_GROUP_STOP;
+    stop->signal = number == SIGTRAP ? 0 : number;
+}
+
+/* Waits for the stop that an earlier tr_interrupt asked for. */
+int tr_wait_stop(int32_t tid, uint32_t timeout_ms, struct tr_stop *stop, struct tr_error *err)
+{
+    uint64_t deadline_ns = now_ns() + (uint64_t)timeout_ms * 1000000u;
+
+    stop->signal = 0;
+    for (;;) {
+        int status = 0;
+        pid_t got = wait_until(tid, &status, deadline_ns);
+
+        if (got <= 0)
+            return tr_fail(err, "PTRACE_INTERRUPT", (uint64_t)tid);
+        if (!WIFSTOPPED(status)) {
+            stop->kind = TR_GONE;
+            return 0;
+        }
+        if (EVENT_OF(status) == PTRACE_EVENT_STOP) {
+            fill_stop(stop, status);
+            return 0;
+        }
+        if (pass_on(tid, EVENT_OF(status) ? 0 : WSTOPSIG(status), err) != 0) {
+            /* Killed between two stops: the next wait says so. */
+            if (err->code != ESRCH)
+                return -1;
+        }
+    }
+}
+
+/* The kernel itself puts a thread back into a group-stop that is in effect (__ptrace_unlink sets
+ * JOBCTL_STOP_PENDING again), drops traps still pending and has the interrupted syscall restarted. */
+int tr_detach(int32_t tid, struct tr_error *err)
+{
+    if (ptrace(PTRACE_DETACH, tid, 0, 0) != 0)
+        return tr_fail(err, "PTRACE_DETACH", (uint64_t)tid);
+    return 0;
+}
+
+/* Waits until a killed thread is gone. One that somebody else has reaped is gone, too. */
+int tr_reap(int32_t tid, uint32_t timeout_ms, struct tr_error *err)
+{
+    uint64_t deadline_ns = now_ns() + (uint64_t)timeout_ms * 1000000u;
+
+    for (;;) {
+        int status = 0;
+        pid_t got = wait_until(tid, &status, deadline_ns);
+
+        if (got < 0 && errno == ECHILD)
+            return 0;
+        if (got <= 0)
+            return tr_fail(err, "waitpid", (uint64_t)tid);
+        if (!WIFSTOPPED(status))
+            return 0;
+    }
+}

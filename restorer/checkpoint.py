@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole of `checkpoint`: freeze, describe, store, commit; and only then kill, or let run on."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from restorer import compile as compiler
+from restorer import memory
+from restorer.store import ImageWriter, open_store
+from restorer.tracee import Tracee, seize
+from restorer.worker import Link, Progress, run_in_worker
+
+__all__ = ["Request", "Result", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to checkpoint and where to: `pid` as seen from here, `tcp` "refuse" or "close"."""
+
+    pid: int
+    name: str
+    store: Path
+    leave_running: bool = False
+    replace: bool = False
+    tcp: str = "refuse"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was stored. Sizes in bytes; `new_bytes` is what the store did not have before, compressed."""
+
+    name: str
+    pid: int
+    threads: int
+    memory_bytes: int
+    stored_bytes: int
+    new_bytes: int
+    new_chunks: int
+    reused_chunks: int
+    frozen_ms: float
+    total_ms: float
+
+
+def checkpoint(request: Request, progress: Progress | None = None) -> Result:
+    """Store the process as an image and kill it, or with `leave_running` let it run on.
+
+    Works in a child process and waits for it (worker.py says why), so the caller must be single-threaded.
+    Whatever is raised, RestorerError or Interrupted, the target runs on as it did, the store is as it was.
+    """
+    return Result(**run_in_worker(lambda link: asdict(_work(request, link)), progress))
+
+
+def _work(request: Request, link: Link) -> Result:
+    began = time.monotonic()
+    with open_store(request.store, create=True) as store, ExitStack() as stack:
+        # The store's one writer first: waiting for another checkpoint must not keep the target frozen.
+        link.waiting(True)
+        writer = stack.enter_context(store.writer(request.name, replace=request.replace))
+        link.waiting(False)
+        link.check()
+        return _store(request, link, writer, began)
+
+
+def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> Result:
+    frozen = time.monotonic()
+    with ExitStack() as held:
+        tracee = held.enter_context(seize(request.pid))
+        blob, summary = _describe(request, link, tracee, writer)
+        threads = len(tracee.threads)
+        if request.leave_running:
+            held.close()
+            thawed = time.monotonic()
+            writer.commit(blob)
+        else:
+            writer.commit(blob)
+            tracee.kill()
+            thawed = time.monotonic()
+    return Result(
+        name=request.name,
+        pid=request.pid,
+        threads=threads,
+        memory_bytes=summary.raw_bytes,
+        stored_bytes=summary.stored_bytes,
+        new_bytes=summary.new_bytes,
+        new_chunks=summary.new_chunks,
+        reused_chunks=summary.reused_chunks,
+        frozen_ms=round((thawed - frozen) * 1e3, 3),
+        total_ms=round((time.monotonic() - began) * 1e3, 3),
+    )
+
+
+def _describe(request: Request, link: Link, tracee: Tracee, writer: ImageWriter) -> tuple[bytes, Any]:
+    """The sealed image, its memory being in the writer already."""
+    link.check()
+    state = compiler.capture_state(tracee, tcp_close=request.tcp == "close")
+    link.check()
+    summary = memory.capture(tracee, state.vmas, compiler.eager_ranges(state), writer, link.progress)
+    blob = compiler.compile_image(state, summary)
+    link.check()
+    return blob, summary

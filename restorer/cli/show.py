@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`restorer show`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from restorer import report
+from restorer.cli.options import JsonOption, NameArgument, StoreOption, store_path
+from restorer.model import ImageInfo
+from restorer.store import open_store
+
+_FIELDS = ("name", "id", "pid", "command", "memory_bytes", "stored_bytes", "created", "manifest")
+
+
+def command(name: NameArgument, json: JsonOption = False, store: StoreOption = None) -> None:
+    """Show what image NAME holds: the process, its threads, descriptors and memory."""
+    with open_store(store_path(store)) as opened:
+        image = opened.info(name)
+    if json:
+        print(report.document("show", {field: getattr(image, field) for field in _FIELDS}))
+    else:
+        print(report.tree(_tree(image)))
+
+
+def _tree(image: ImageInfo) -> report.Node:
+    state: dict[str, Any] = image.manifest.get("state", {})
+    stopped = ", stopped" if state.get("stopped") else ""
+    root = report.Node(f"{image.name}, of {report.time_text(image.created)}")
+    process = root.add(f"process {image.pid}{stopped}: {report.command_text([image.command], 80)}")
+    _add_threads(process, state.get("threads", []))
+    _add_descriptors(process, state.get("fds", {}))
+    _add_memory(process, image, state.get("memory", {}).get("mappings", []))
+    return root
+
+
+def _add_threads(process: report.Node, parts: list[dict[str, Any]]) -> None:
+    node = process.add(report.count_text(len(parts), "thread"))
+    for part in parts:
+        node.add(f"{part['thread']['tid']} {report.command_text([part['thread']['name']])}")
+
+
+def _add_descriptors(process: report.Node, entries: list[dict[str, Any]]) -> None:
+    node = process.add(report.count_text(len(entries), "descriptor"))
+    for entry in entries:
+        node.add(f"{entry['fd']} {report.command_text([entry['link']], 80)}")
+
+
+def _add_memory(process: report.Node, image: ImageInfo, mappings: list[dict[str, Any]]) -> None:
+    sizes = f"{report.bytes_text(image.memory_bytes)} stored in {report.bytes_text(image.stored_bytes)}"
+    node = process.add(f"memory: {report.count_text(len(mappings), 'mapping')}, {sizes}")
+    lengths: Counter[str] = Counter()
+    for vma in (mapping["vma"] for mapping in mappings):
+        lengths[vma["path"] or vma["name"] or "anonymous"] += vma["end"] - vma["start"]
+    for text, length in lengths.most_common():
+        node.add(f"{report.bytes_text(length):>8} {report.command_text([text], 80)}")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where in a process's address space the region may lie: deep inside the largest holes.
+
+The program goes on allocating while the region is there: the heap grows up, stacks and the mmap area grow
+down. Half a hole away from its ends, nothing of that gets there before all is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from restorer import wire
+
+_ALIGN_BYTES = 1 << 21
+_HOLE_MIN_BYTES = 1 << 28
+_MARGIN_BYTES = 1 << 30
+_MARGIN_SHARE = 8
+# Above vm.mmap_min_addr and what 32-bit constants in code may mean.
+_LOWEST = 1 << 28
+
+
+def candidate_bases(used: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """(start, bytes) of up to BASES places for the region, largest first, in an address space where the
+    `used` (start, end) are taken; each keeps a margin of up to 1 GiB to what follows it."""
+    places = [_place(start, end) for start, end in _holes(used) if end - start >= _HOLE_MIN_BYTES]
+    return tuple(sorted(places, key=lambda place: -place[1])[: wire.BASES])
+
+
+def _holes(used: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+    at = _LOWEST
+    for start, end in sorted(used):
+        if start > at:
+            yield at, min(start, wire.TASK_SIZE)
+        at = max(at, end)
+    if at < wire.TASK_SIZE:
+        yield at, wire.TASK_SIZE
+
+
+def _place(start: int, end: int) -> tuple[int, int]:
+    length = end - start
+    middle = (start + length // 2 + _ALIGN_BYTES - 1) // _ALIGN_BYTES * _ALIGN_BYTES
+    margin = min(_MARGIN_BYTES, length // _MARGIN_SHARE)
+    return middle, (end - margin - middle) // wire.PAGE_BYTES * wire.PAGE_BYTES

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pages of a frozen process an image holds, and how they get into the store.
+
+Private anonymous memory: every page that is there and is not all zeros. Private file mappings: the pages that
+have been written to, zeros or not, since the file holds the rest. Shared mappings and the kernel's own: none.
+No page of the target is faulted in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from restorer import native
+from restorer.errors import ProcessError, Refused
+from restorer.model import Vma
+from restorer.native import ffi, lib
+from restorer.store import ImageWriter
+from restorer.tracee import Tracee
+from restorer.wire import PAGE_BYTES
+
+__all__ = ["MemorySummary", "Progress", "capture"]
+
+BATCH_PAGES = 1024
+EHWPOISON = 133
+_UNREADABLE = {errno.EFAULT, errno.EIO, EHWPOISON}
+
+Progress = Callable[[int, int], None]
+_Range = tuple[int, int, int, int]
+_Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MemorySummary:
+    """What `capture` put into the store. The ids and `map_check` are for the image's struct wr_process; sizes
+    in bytes: `raw_bytes` decoded, `stored_bytes` compressed, `new_bytes` of these new to the store.
+    """
+
+    image_id: int
+    map_id: int
+    map_check: int
+    records_count: int
+    pages: int
+    zero_pages: int
+    eager_pages: int
+    raw_bytes: int
+    stored_bytes: int
+    new_bytes: int
+    new_chunks: int
+    reused_chunks: int
+
+
+def capture(
+    tracee: Tracee,
+    vmas: Sequence[Vma],
+    eager: Sequence[tuple[int, int]],
+    writer: ImageWriter,
+    progress: Progress | None = None,
+) -> MemorySummary:
+    """Puts the memory of a frozen process into `writer` and finishes its page index.
+
+    `eager` are address ranges (`end` exclusive, in any order) that must be in place before resume. `progress`
+    is called with the bytes done and an estimate of all of them; what it raises ends the capture. Raises
+    Refused for memory that no image can hold, ProcessError, StoreFull, StoreDamaged.
+    """
+    pid = tracee.pid
+    total_bytes = _resident_bytes(pid) if progress else 0
+    done_bytes = eager_pages = 0
+    with _walk(pid, _ranges(vmas), _merged(eager)) as walk:
+        for buffer, windows in walk:
+            for addr, offset, mask, flags in windows:
+                size = mask.bit_count() * PAGE_BYTES
+                writer.add(addr, mask, flags, buffer[offset : offset + size])
+                done_bytes += size
+                eager_pages += mask.bit_count() if flags & lib.WR_RECORD_EAGER else 0
+            if progress:
+                progress(done_bytes, max(done_bytes, total_bytes))
+        zero_pages = walk.zero_pages
+    summary = writer.finish_map()
+    return MemorySummary(
+        image_id=writer.image_id,
+        map_id=summary.map_id,
+        map_check=summary.map_check,
+        records_count=summary.records_count,
+        pages=summary.pages,
+        zero_pages=zero_pages,
+        eager_pages=eager_pages,
+        raw_bytes=summary.raw_bytes,
+        stored_bytes=summary.stored_bytes,
+        new_bytes=summary.new_bytes,
+        new_chunks=summary.new_chunks,
+        reused_chunks=summary.reused_chunks,
+    )
+
+
+def _ranges(vmas: Sequence[Vma]) -> list[_Range]:
+    """struct tr_range of the VMAs that may have pages of their own, neighbours of one kind merged."""
+    ranges: list[_Range] = []
+    for vma in sorted(vmas, key=lambda vma: vma.start):
+        if vma.shared or vma.special:
+            continue
+        flags = lib.TR_RANGE_FILE if vma.path else 0
+        if "lo" in vma.flags:
+            flags |= lib.TR_RANGE_EAGER
+        if ranges and ranges[-1][1] == vma.start and ranges[-1][2] == flags:
+            ranges[-1] = (ranges[-1][0], vma.end, flags, 0)
+        else:
+            ranges.append((vma.start, vma.end, flags, 0))
+    return ranges
+
+
+def _merged(spans: Sequence[_Span]) -> list[_Span]:
+    """Sorted and disjoint, empty ones left out."""
+    merged: list[_Span] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _resident_bytes(pid: int) -> int:
+    with _gone(pid), open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        _, resident, shared = (int(field) for field in file.read().split()[:3])
+    return (resident - shared) * PAGE_BYTES
+
+
+@contextmanager
+def _gone(pid: int) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessError(f"process {pid} has ended") from None
+
+
+class _Walk:
+    """Iterates over batches: a view of the packed pages, valid until the next one, and (address, offset,
+    mask, flags) of each window in it.
+    """
+
+    def __init__(self, pid: int, fds: tuple[int, int], ranges: Sequence[_Range], eager: Sequence[_Span]):
+        self._pid = pid
+        self._arrays = ffi.new("struct tr_range[]", ranges), ffi.new("struct tr_span[]", eager)
+        self._pages = ffi.new(
+            "struct tr_pages *",
+            {
+                "pid": pid,
+                "pagemap_fd": fds[0],
+                "mem_fd": fds[1],
+                "ranges": self._arrays[0],
+                "ranges_count": len(ranges),
+                "eager": self._arrays[1],
+                "eager_count": len(eager),
+            },
+        )
+
+    @property
+    def zero_pages(self) -> int:
+        """Left out so far for being all zeros."""
+        return int(self._pages.zero_pages)
+
+    def __iter__(self) -> Iterator[tuple[memoryview, list[tuple[int, int, int, int]]]]:
+        memory = ffi.new("uint8_t[]", BATCH_PAGES * PAGE_BYTES)
+        buffer = memoryview(ffi.buffer(memory))
+        windows = ffi.new("struct tr_window[]", BATCH_PAGES)
+        count = ffi.new("uint64_t *")
+        err = native.new_error()
+        while True:
+            if lib.tr_pages_next(self._pages, memory, BATCH_PAGES, windows, count, err) < 0:
+                self._raise(err)
+            if not count[0]:
+                return
+            yield buffer, [(w.addr, w.offset, w.mask, w.flags) for w in windows[0 : count[0]]]
+
+    def _raise(self, err: Any) -> None:
+        call = ffi.string(err.call).decode()
+        if call == "guard page":
+            raise Refused(f"memory at {err.object:#x}: guard pages (madvise) cannot be checkpointed")
+        if call == "read of /proc/PID/mem" and err.code in _UNREADABLE:
+            raise Refused(f"memory at {err.object:#x} of process {self._pid}: {os.strerror(err.code)}")
+        native.check(-1, err)
+
+
+@contextmanager
+def _walk(pid: int, ranges: Sequence[_Range], eager: Sequence[_Span]) -> Iterator[_Walk]:
+    with (
+        _gone(pid),
+        open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap,
+        open(f"/proc/{pid}/mem", "rb", buffering=0) as mem,
+    ):
+        yield _Walk(pid, (pagemap.fileno(), mem.fileno()), ranges, eager)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/proc/PID/pagemap, for the one question of which file mappings hold pages of their own."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from restorer.errors import ProcessError
+
+PAGE_BYTES = 4096
+_ENTRY = struct.Struct("<Q")
+# Documentation/admin-guide/mm/pagemap.rst: 63 present, 62 swapped, 61 page of a file or shared anonymous
+_PRESENT_OR_SWAPPED = 3 << 62
+_OF_FILE = 1 << 61
+_BATCH_BYTES = 1 << 20
+
+
+def _is_private(entry: int) -> bool:
+    return bool(entry & _PRESENT_OR_SWAPPED) and not entry & _OF_FILE
+
+
+def has_private_pages(pid: int, start: int, end: int) -> bool:
+    """Whether a private file mapping [start, end) has been written to: some page of it is not the file's."""
+    try:
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+            at, stop = (addr // PAGE_BYTES * _ENTRY.size for addr in (start, end))
+            while at < stop:
+                batch = os.pread(pagemap.fileno(), min(_BATCH_BYTES, stop - at), at)
+                if not batch:
+                    return False
+                if any(_is_private(entry) for (entry,) in _ENTRY.iter_unpack(batch)):
+                    return True
+                at += len(batch)
+    except FileNotFoundError:
+        raise ProcessError(f"process {pid} has ended") from None
+    return False

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The working directory and the root directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from restorer.errors import Refused
+from restorer.program import Image
+from restorer.syscalls import NR
+from restorer.tracee import Tracee
+
+
+@dataclass(frozen=True)
+class Cwd:
+    """Both as paths seen from outside, so that a process in a chroot has a prefix in them."""
+
+    path: str
+    root: str
+
+
+def capture(tracee: Tracee) -> Cwd:
+    """Reads both. Raises Refused when a path does not lead to the directory any more."""
+    return Cwd(_checked(tracee, "cwd", "working directory"), _checked(tracee, "root", "root directory"))
+
+
+def _checked(tracee: Tracee, link: str, what: str) -> str:
+    path = tracee.process.link(link)
+    try:
+        same = os.path.samestat(os.stat(path), tracee.process.stat_of(link))
+    except OSError:
+        same = False
+    if not same:
+        name = path.removesuffix(" (deleted)")
+        raise Refused(
+            f"{what} {name} has been deleted, replaced or hidden by a mount", "change to another first"
+        )
+    return path
+
+
+def emit(state: Cwd, image: Image) -> None:
+    """chdir first: chroot leaves the working directory alone, even one outside of the new root."""
+    with image.about(f"working directory {state.path}", "make it again"):
+        image.main.syscall(NR.chdir, image.string(state.path))
+    if state.root != "/":
+        with image.about(f"root directory {state.root}", "make it again"):
+            image.main.syscall(NR.chroot, image.string(state.root))

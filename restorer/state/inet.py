@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TCP and UDP sockets without a live connection: unbound, bound, listening, connected UDP, reset TCP.
+
+Connections are not carried over: their other end is somewhere else. With tcp_close they come back reset by
+the peer, as if the network had failed. Connections in an accept queue which the program has not taken are
+reset too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass
+
+from restorer.program import Data, Image, Slot
+from restorer.state import sockdiag, sockopts
+from restorer.state.descriptors import Descriptor
+from restorer.state.opening import Opener
+from restorer.state.sockopts import SO_LINGER, SO_REUSEADDR, SOL_SOCKET, Option
+from restorer.syscalls import NR
+
+_MPTCP = 262
+_TCP_INFO = 11
+_TCP_CLOSE, _TCP_LISTEN = 7, 10
+_SOMAXCONN = 4096
+_LOOPBACK = ("127.0.0.1", 0)
+
+
+@dataclass(frozen=True)
+class InetSocket:
+    """`state` is unbound, bound, listening, connected (UDP) or reset; addresses are (host, port, scope)."""
+
+    family: int
+    type: int
+    protocol: int
+    state: str
+    local: tuple[str, int, int] | None
+    remote: tuple[str, int, int] | None
+    backlog: int
+    lost_connections: int
+    options: tuple[Option, ...]
+    flags: int
+    kind: str = "inet"
+
+
+def capture(descriptor: Descriptor, sock: socket.socket, tcp_close: bool) -> InetSocket:
+    """Describes a socket, `sock` being a duplicate. Raises Refused for connections unless tcp_close."""
+    protocol = sock.getsockopt(SOL_SOCKET, socket.SO_PROTOCOL)
+    name = _supported(descriptor, sock, protocol)
+    if sockopts.has_filter(sock.fileno()):
+        raise descriptor.refused(f"{name} socket with a BPF filter cannot be checkpointed")
+    local, remote = _address(sock.getsockname()), _remote(sock)
+    state = _state(sock, local, remote)
+    if state == "connection":
+        if not tcp_close:
+            raise descriptor.refused(
+                f"TCP connection {_text(local)} to {_text(remote)} cannot be checkpointed",
+                "close connections first, or let them be reset with --tcp close",
+            )
+        state = "reset"
+    queue = _queue(descriptor, sock, protocol) if state == "listening" else sockdiag.Listener(0, 0)
+    return InetSocket(
+        family=int(sock.family),
+        type=int(sock.type),
+        protocol=protocol,
+        state=state,
+        local=local if state in ("bound", "listening", "connected") and local and local[1] else None,
+        remote=remote if state == "connected" else None,
+        backlog=queue.backlog,
+        lost_connections=queue.pending,
+        options=sockopts.capture(sock, protocol),
+        flags=descriptor.kept_flags,
+    )
+
+
+def _supported(descriptor: Descriptor, sock: socket.socket, protocol: int) -> str:
+    if sock.type == socket.SOCK_STREAM and protocol in (socket.IPPROTO_TCP, _MPTCP):
+        return "TCP"
+    if sock.type == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP:
+        return "UDP"
+    raise descriptor.refused(
+        f"inet socket of type {int(sock.type)}, protocol {protocol} cannot be checkpointed"
+    )
+
+
+def _state(sock: socket.socket, local: tuple[str, int, int] | None, remote: object) -> str:
+    if sock.type == socket.SOCK_STREAM:
+        if sock.getsockopt(SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return "listening"
+        if sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] != _TCP_CLOSE:
+            return "connection"
+        if _was_connected(sock):
+            return "reset"
+    elif remote:
+        return "connected"
+    return "bound" if local and local[1] else "unbound"
+
+
+def _was_connected(sock: socket.socket) -> bool:
+    """A closed socket which never was connected reports a hang-up only (tcp_poll)."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+    events = dict(poll.poll(0)).get(sock.fileno(), 0)
+    return bool(events & (select.POLLRDHUP | select.POLLERR))
+
+
+def _queue(descriptor: Descriptor, sock: socket.socket, protocol: int) -> sockdiag.Listener:
+    """MPTCP keeps its queue elsewhere: it gets the system's usual backlog."""
+    if protocol != socket.IPPROTO_TCP:
+        return sockdiag.Listener(0, _SOMAXCONN)
+    return sockdiag.inet_listeners(sock.family, protocol)[descriptor.stat.st_ino]
+
+
+def _address(address: object) -> tuple[str, int, int] | None:
+    if not isinstance(address, tuple):
+        return None
+    return (str(address[0]).partition("%")[0], int(address[1]), int(address[3]) if len(address) == 4 else 0)
+
+
+def _remote(sock: socket.socket) -> tuple[str, int, int] | None:
+    try:
+        return _address(sock.getpeername())
+    except OSError:
+        return None
+
+
+def _text(address: tuple[str, int, int] | None) -> str:
+    return f"{address[0]}:{address[1]}" if address else "?"
+
+
+def describe(state: InetSocket) -> str:
+    """A few words for messages: "TCP 0.0.0.0:8080, listening"."""
+    name = "TCP" if state.type == socket.SOCK_STREAM else "UDP"
+    return f"{name} {_text(state.local)}, {state.state}" if state.local else f"{name} socket, {state.state}"
+
+
+def pack(family: int, address: tuple[str, int, int]) -> bytes:
+    """struct sockaddr_in or sockaddr_in6."""
+    host, port, scope = address
+    raw = socket.inet_pton(family, host)
+    if family == socket.AF_INET:
+        return struct.pack("=H", family) + struct.pack(">H", port) + raw + bytes(8)
+    return struct.pack("=H", family) + struct.pack(">HI", port, 0) + raw + struct.pack("=I", scope)
+
+
+def emit(state: InetSocket, image: Image, opener: Opener, about: str) -> Slot:
+    """Makes the socket in the launcher: bound, listening or reset as it was."""
+    with image.about(f"{about}: {describe(state)}", "the network must be set up as it was"):
+        kind = state.type | socket.SOCK_CLOEXEC
+        fd = opener.open(NR.socket, state.family, kind, state.protocol)
+        if state.state == "reset":
+            _emit_reset(state, fd, image, opener)
+    sockopts.emit(state.options, fd, image, about)
+    with image.about(f"{about}: {describe(state)}", _hint(state)):
+        if state.local:
+            _emit_bind(state, state.local, fd, image)
+        if state.remote:
+            address = image.data(pack(state.family, state.remote))
+            image.shared.syscall(NR.connect, fd, address, len(pack(state.family, state.remote)))
+        image.shared.syscall(NR.fcntl, fd, fcntl.F_SETFL, state.flags)
+    return fd
+
+
+def _hint(state: InetSocket) -> str:
+    if not state.local:
+        return ""
+    port = state.local[1]
+    return f"stop whoever uses port {port}, or restore with --publish NEW:{port}"
+
+
+def _emit_bind(state: InetSocket, local: tuple[str, int, int], fd: Slot, image: Image) -> None:
+    packed = pack(state.family, local)
+    address = image.data(packed)
+    image.port(address + 2, socket.IPPROTO_TCP if state.type == socket.SOCK_STREAM else socket.IPPROTO_UDP)
+    reuse = bool(sockopts.number_of(state.options, SO_REUSEADDR))
+    stream = state.type == socket.SOCK_STREAM
+    if stream and not reuse:
+        # The process's own connections of a moment ago are in TIME_WAIT on this port.
+        _set_int(image, fd, SO_REUSEADDR, 1)
+    image.shared.syscall(NR.bind, fd, address, len(packed))
+    if state.state == "listening":
+        image.shared.syscall(NR.listen, fd, state.backlog)
+    if stream and not reuse:
+        _set_int(image, fd, SO_REUSEADDR, 0)
+
+
+def _set_int(image: Image, fd: Slot, number: int, value: int) -> None:
+    data = image.data(struct.pack("<i", value), align=4)
+    image.shared.syscall(NR.setsockopt, fd, SOL_SOCKET, number, data, 4)
+
+
+def _emit_reset(state: InetSocket, fd: Slot, image: Image, opener: Opener) -> None:
+    """Connects to a listener of our own on the loopback, whose end is then closed without lingering: RST."""
+    program = image.shared
+    packed = pack(socket.AF_INET, (*_LOOPBACK, 0))
+    address = image.data(packed)
+    length = opener.int32(len(packed))
+    listener = opener.open(NR.socket, socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+    program.syscall(NR.bind, listener, address, len(packed))
+    program.syscall(NR.listen, listener, 1)
+    program.syscall(NR.getsockname, listener, address, length)
+    target, size = _loopback_for(state, image, address)
+    program.syscall(NR.connect, fd, target, size)
+    other = opener.open(NR.accept4, listener, 0, 0, os.O_CLOEXEC)
+    no_linger = image.data(struct.pack("<ii", 1, 0))
+    program.syscall(NR.setsockopt, other, SOL_SOCKET, SO_LINGER, no_linger, 8)
+    opener.close(other)
+    opener.close(listener)
+
+
+def _loopback_for(state: InetSocket, image: Image, address: Data) -> tuple[Data, int]:
+    """The listener's address in the socket's own family: ::ffff:127.0.0.1 for an IPv6 one."""
+    if state.family == socket.AF_INET:
+        return address, 16
+    packed = pack(socket.AF_INET6, ("::ffff:127.0.0.1", 0, 0))
+    mapped = image.data(packed)
+    port = image.shared.load(address + 2, 2)
+    image.shared.store(mapped + 2, port, 2)
+    return mapped, len(packed)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Namespaces: the target must live in ours, but for its PID namespace."""
+
+from __future__ import annotations
+
+import os
+
+from restorer.errors import Refused
+from restorer.tracee import Tracee
+
+_KINDS = {
+    "mnt": "mount",
+    "net": "network",
+    "ipc": "IPC",
+    "uts": "UTS",
+    "user": "user",
+    "cgroup": "cgroup",
+    "time": "time",
+    "time_for_children": "time (for children)",
+}
+
+
+def check(tracee: Tracee) -> None:
+    """Raises Refused naming each namespace of the target, or one of its threads, that is not ours."""
+    foreign = [name for kind, name in _KINDS.items() if _differs(tracee, kind)]
+    if foreign:
+        raise Refused(
+            f"process {tracee.pid} has other namespaces than this command: {', '.join(foreign)}",
+            f"run the command in them: nsenter -t {tracee.pid} -a",
+        )
+    if tracee.process.link("ns/pid") != tracee.process.link("ns/pid_for_children"):
+        raise Refused(f"process {tracee.pid} has another PID namespace for its children")
+
+
+def _differs(tracee: Tracee, kind: str) -> bool:
+    try:
+        ours = os.readlink(f"/proc/self/ns/{kind}")
+    except FileNotFoundError:
+        return False
+    return any(thread.process.link(f"ns/{kind}") != ours for thread in tracee.threads)

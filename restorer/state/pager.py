@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pager's program: shares the memory of the process and nothing else, and may do little.
+
+The process can write the pager's memory, so whatever the pager may do the process can make it do: it gets the
+credentials of the process, no capability, and a filter of the few syscalls it needs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import fcntl
+import resource
+import struct
+
+from restorer import wire
+from restorer.program import SLOT, Image, Slot
+from restorer.state import credentials, threads
+from restorer.syscalls import NR
+
+_CLONE_VM, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x8000, 0x80000
+_PR_SET_NAME = 15
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+_CLOSE_ALL_ABOVE = 0xFFFFFFFF
+
+_INSN = struct.Struct("<HBBI")
+_LOAD, _JUMP_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06
+_DATA_NR, _DATA_ARCH, _DATA_ARG1 = 0, 4, 24
+_AUDIT_ARCH_X86_64 = 0xC000003E
+_KILL, _ALLOW = 0x80000000, 0x7FFF0000
+_UFFDIO_MASK, _UFFDIO = 0xFF00, 0xAA00
+
+_ALLOWED = (
+    NR.futex,
+    NR.pread64,
+    NR.ppoll,
+    NR.read,
+    NR.sendmsg,
+    NR.madvise,
+    NR.close,
+    NR.pidfd_send_signal,
+    NR.getpid,
+    NR.kcmp,
+    NR.restart_syscall,
+    NR.munmap,
+    NR.exit_group,
+)
+
+
+def filter_program() -> bytes:
+    """The filter: x86-64 numbers of `_ALLOWED`, ioctls of userfaultfd; anything else kills the pager.
+
+    x32 numbers have bit 30 set and so equal none of the list.
+    """
+    insns = [
+        (_LOAD, 0, 0, _DATA_ARCH),
+        (_JUMP_EQUAL, 1, 0, _AUDIT_ARCH_X86_64),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _DATA_NR),
+    ]
+    for number in _ALLOWED:
+        insns += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
+    insns += [
+        (_JUMP_EQUAL, 1, 0, NR.ioctl),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _DATA_ARG1),
+        (_AND, 0, 0, _UFFDIO_MASK),
+        (_JUMP_EQUAL, 0, 1, _UFFDIO),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _KILL),
+    ]
+    return b"".join(_INSN.pack(*insn) for insn in insns)
+
+
+def emit_spawn(image: Image) -> None:
+    """Spawns the pager from the main program: the launcher's child, out of sight of the program's wait(2)."""
+    program = image.main
+    with image.about("the process, for the pager"):
+        low = program.call(NR.pidfd_open, program.call(NR.getpid), 0)
+        program.syscall(NR.fcntl, low, fcntl.F_DUPFD_CLOEXEC, image.fd_base, result=SLOT.pidfd)
+        program.syscall(NR.close, low)
+    # With CLONE_PARENT the exit signal is the parent's, and must not be given (kernel_clone).
+    args = threads.clone_args(image, _CLONE_VM | _CLONE_PARENT | _CLONE_SETTLS)
+    with image.about("the pager"):
+        pidfd = program.call(NR.pidfd_open, program.call(NR.getpid), 0)
+        program.syscall(NR.fcntl, pidfd, fcntl.F_DUPFD_CLOEXEC, image.fd_base, result=SLOT.pidfd)
+        program.syscall(NR.close, pidfd)
+        program.store(args + threads.ARGS_STACK, SLOT.pager_stack)
+        program.store(args + threads.ARGS_STACK_BYTES, SLOT.pager_stack_bytes)
+        program.store(args + threads.ARGS_TLS, SLOT.pager_tls)
+        program.spawn(args, threads.CLONE_ARGS_BYTES, image.pager)
+
+
+def emit(state: credentials.Credentials, uffd: Slot, image: Image) -> None:
+    """What the pager does before it serves."""
+    program = image.pager
+    fds = ((uffd, wire.PagerFd.UFFD), (SLOT.data_fd, wire.PagerFd.DATA))
+    with image.about("the pager"):
+        for source, target in (*fds, (SLOT.channel, wire.PagerFd.CHANNEL), (SLOT.pidfd, wire.PagerFd.PIDFD)):
+            program.syscall(NR.dup3, source, target, 0)
+        program.syscall(NR.close_range, wire.PagerFd.FDS, _CLOSE_ALL_ABOVE, 0)
+        program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
+        program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
+        credentials.emit_pager(state, image)
+        _emit_filter(image)
+        program.become_pager(0)
+
+
+def _emit_filter(image: Image) -> None:
+    code = filter_program()
+    table = image.data(struct.pack("<HxxxxxxQ", len(code) // _INSN.size, 0))
+    image.pager.store(table + 8, image.data(code))
+    image.pager.syscall(NR.prctl, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, table)

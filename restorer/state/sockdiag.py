@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NETLINK_SOCK_DIAG: what neither getsockopt nor /proc shows of a socket (backlogs, peers, queues)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from restorer.errors import FeatureError, Refused
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_TCPF_LISTEN = 1 << 10
+_UNIX_SHOW = 0x02 | 0x04 | 0x10
+_UNIX_VFS, _UNIX_PEER, _UNIX_RQLEN, _UNIX_SHUTDOWN = 1, 2, 4, 6
+_HEADER = struct.Struct("=IHHII")
+_NO_COOKIE = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Listener:
+    """The accept queue of a listening socket: connections in it, and how many fit."""
+
+    pending: int
+    backlog: int
+
+
+@dataclass(frozen=True)
+class UnixInfo:
+    """unix_diag's view of one socket; `peer` is None without one, 0 when the peer has been closed."""
+
+    state: int
+    vfs_inode: int | None
+    peer: int | None
+    rqueue: int
+    wqueue: int
+    shutdown: int
+
+
+def inet_listeners(family: int, protocol: int) -> dict[int, Listener]:
+    """Inode -> accept queue of all listening sockets of AF_INET or AF_INET6."""
+    request = struct.pack("=BBBxI48x", family, protocol, 0, _TCPF_LISTEN)
+    found = {}
+    for message in _ask(request, _NLM_F_DUMP):
+        rqueue, wqueue, _uid, inode = struct.unpack_from("=4I", message, 56)
+        found[inode] = Listener(rqueue, wqueue)
+    return found
+
+
+def unix_socket(inode: int) -> UnixInfo:
+    """One unix socket. Raises Refused when the kernel does not find it in this network namespace."""
+    request = struct.pack(
+        "=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _UNIX_SHOW, _NO_COOKIE, _NO_COOKIE
+    )
+    for message in _ask(request, 0):
+        return _parse_unix(message)
+    raise Refused(f"unix socket {inode} is not in this network namespace")
+
+
+def _parse_unix(message: bytes) -> UnixInfo:
+    attributes = dict(_attributes(message[16:]))
+    rqueue, wqueue = struct.unpack_from("=II", attributes.get(_UNIX_RQLEN, bytes(8)))
+    vfs, peer = attributes.get(_UNIX_VFS), attributes.get(_UNIX_PEER)
+    return UnixInfo(
+        state=message[2],
+        vfs_inode=None if vfs is None else int.from_bytes(vfs[:4], "little"),
+        peer=None if peer is None else int.from_bytes(peer[:4], "little"),
+        rqueue=rqueue,
+        wqueue=wqueue,
+        shutdown=attributes.get(_UNIX_SHUTDOWN, b"\0")[0],
+    )
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            return
+        yield kind, data[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+def _ask(request: bytes, flags: int) -> Iterator[bytes]:
+    """The payloads of the answers."""
+    try:
+        with socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+        ) as sock:
+            length = _HEADER.size + len(request)
+            sock.send(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0) + request)
+            yield from _answers(sock, bool(flags & _NLM_F_DUMP))
+    except OSError as error:
+        raise FeatureError(
+            f"the kernel does not answer questions about sockets: {error.strerror}",
+            "load the modules inet_diag, tcp_diag and unix_diag",
+        ) from None
+
+
+def _answers(sock: socket.socket, dump: bool) -> Iterator[bytes]:
+    while True:
+        data = sock.recv(1 << 18)
+        at = 0
+        while at + _HEADER.size <= len(data):
+            length, kind, _flags, _seq, _pid = _HEADER.unpack_from(data, at)
+            payload = data[at + _HEADER.size : at + length]
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                code = -int.from_bytes(payload[:4], "little", signed=True)
+                if code == errno.ENOENT and not dump:
+                    return
+                raise OSError(code, os.strerror(code))
+            yield payload
+            at += (length + 3) & ~3
+        if not dump:
+            return

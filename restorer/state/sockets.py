@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets: which family's module describes one, and which lead outside the process."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from restorer.state import inet, sockdiag, unixsockets
+from restorer.state.descriptors import Descriptor, copied
+from restorer.state.inet import InetSocket
+from restorer.state.unixsockets import UnixSocket
+from restorer.tracee import Tracee
+
+_NAMES = {
+    3: "AX.25", 16: "netlink", 17: "packet", 15: "PF_KEY", 29: "CAN", 30: "TIPC", 31: "Bluetooth",
+    38: "AF_ALG", 40: "vsock", 43: "SMC", 44: "XDP",
+}  # fmt: skip
+
+
+def capture(
+    tracee: Tracee, descriptor: Descriptor, own: frozenset[int], *, tcp_close: bool
+) -> InetSocket | UnixSocket:
+    """Describes one socket; `own` are the inodes of all sockets of the target. Raises Refused by name."""
+    with _duplicate(tracee, descriptor) as sock:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            return inet.capture(descriptor, sock, tcp_close)
+        if sock.family == socket.AF_UNIX:
+            return unixsockets.capture(descriptor, sock, own)
+        name = _NAMES.get(int(sock.family), f"address family {int(sock.family)}")
+        raise descriptor.refused(f"{name} socket cannot be checkpointed", "close it first")
+
+
+def is_connection(tracee: Tracee, descriptor: Descriptor, own: frozenset[int]) -> bool:
+    """Whether the socket is connected to something outside of the target."""
+    with _duplicate(tracee, descriptor) as sock:
+        try:
+            sock.getpeername()
+        except OSError:
+            return False
+        if sock.family != socket.AF_UNIX:
+            return sock.type == socket.SOCK_STREAM
+        return sockdiag.unix_socket(descriptor.stat.st_ino).peer not in own
+
+
+@contextmanager
+def _duplicate(tracee: Tracee, descriptor: Descriptor) -> Iterator[socket.socket]:
+    with copied(tracee, descriptor.number) as copy:
+        # Family and type come from the kernel; close() stays with `copied`.
+        sock = socket.socket(fileno=copy)
+        try:
+            yield sock
+        finally:
+            sock.detach()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Socket options: those that differ from what a fresh socket of the same kind has."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+from restorer.program import OK, Image, Slot, ok_or
+from restorer.syscalls import NR
+
+SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP, SOL_IPV6 = 1, 0, 6, 17, 41
+SO_REUSEADDR = 2
+SO_LINGER = 13
+SO_PEEK_OFF = 42
+_SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 7, 8, 32, 33
+_SO_BUF_LOCK = 72
+_SO_GET_FILTER = 26
+_SO_BINDTODEVICE = 25
+_TCP_CONGESTION = 13
+_INT = 4
+
+# (option, bytes), from include/uapi/asm-generic/socket.h, linux/{in,in6,tcp,udp}.h. Left out: what
+# is read-only, follows the traffic (SO_INCOMING_CPU, TCP_WINDOW_CLAMP, TCP_QUICKACK) or is taken by reading
+# (SO_ERROR).
+_GENERIC = (
+    *(
+        (number, _INT)
+        for number in (SO_REUSEADDR, 5, 6, 9, 10, 12, 15, 16, 18, 29, 34, 35, 36, 40, 44, 46, 60)
+    ),
+    *((number, _INT) for number in (63, 64, 69, 76, 83)),
+    (SO_LINGER, 8),
+    (20, 16),
+    (21, 16),
+    (37, 8),
+    (47, 8),
+    (_SO_BINDTODEVICE, 16),
+)
+_IP = tuple(
+    (number, _INT) for number in (1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 18, 19, 20, 21, 23, 24, 33, 34, 49, 51)
+)
+_IPV6 = tuple(
+    (number, _INT)
+    for number in (16, 17, 18, 19, 23, 25, 26, 29, 49, 51, 53, 55, 57, 59, 62, 66, 67, 70, 72, 74, 75, 78)
+)
+_TCP = (
+    *((number, _INT) for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 18, 23, 25, 27, 30, 34, 36, 37)),
+    (13, 16),
+)
+_UDP = tuple((number, _INT) for number in (1, 100, 101, 102, 103, 104))
+# ip(7), ipv6(7): readable on any socket, but only datagrams may set it (do_ip_setsockopt, do_ipv6_setsockopt).
+_DATAGRAMS_ONLY = ((SOL_IP, 33), (SOL_IPV6, 18))
+# Refused by protocols that have no use for them, after the same value was read from an equal socket.
+_MAY_BE_UNKNOWN = errno.ENOPROTOOPT
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setsockopt: `value` is what the kernel takes."""
+
+    level: int
+    number: int
+    value: bytes
+
+
+def capture(sock: socket.socket, protocol: int) -> tuple[Option, ...]:
+    """The options in which `sock` differs from a new socket of its family, type and protocol."""
+    with socket.socket(sock.family, sock.type, protocol) as fresh:
+        options = [
+            Option(level, number, value)
+            for level, number, size_bytes in _table(sock, protocol)
+            if (value := _get(sock, level, number, size_bytes)) is not None
+            and value != _get(fresh, level, number, size_bytes)
+        ]
+    return (*options, *_buffers(sock))
+
+
+def _table(sock: socket.socket, protocol: int) -> list[tuple[int, int, int]]:
+    family = sock.family
+    table = [(SOL_SOCKET, *entry) for entry in _GENERIC]
+    if family in (socket.AF_INET, socket.AF_INET6):
+        table += [(SOL_IP, *entry) for entry in _IP]
+    if family == socket.AF_INET6:
+        table += [(SOL_IPV6, *entry) for entry in _IPV6]
+    if protocol in (socket.IPPROTO_TCP, 262):
+        table += [(SOL_TCP, *entry) for entry in _TCP]
+    if protocol == socket.IPPROTO_UDP:
+        table += [(SOL_UDP, *entry) for entry in _UDP]
+    if sock.type == socket.SOCK_STREAM:
+        table = [entry for entry in table if entry[:2] not in _DATAGRAMS_ONLY]
+    return table
+
+
+def _get(sock: socket.socket, level: int, number: int, size_bytes: int) -> bytes | None:
+    try:
+        return sock.getsockopt(level, number, size_bytes)
+    except OSError:
+        return None
+
+
+def _buffers(sock: socket.socket) -> list[Option]:
+    """Sizes the program chose itself (SOCK_SNDBUF_LOCK 1, SOCK_RCVBUF_LOCK 2); others are tuned."""
+    try:
+        lock = sock.getsockopt(SOL_SOCKET, _SO_BUF_LOCK)
+    except OSError:
+        return []
+    options = []
+    pairs = ((1, _SO_SNDBUF, _SO_SNDBUFFORCE), (2, _SO_RCVBUF, _SO_RCVBUFFORCE))
+    for bit, number, force in pairs:
+        if lock & bit:
+            # socket(7): the kernel doubles what it is given, and shows the doubled value.
+            options.append(
+                Option(SOL_SOCKET, force, struct.pack("<i", sock.getsockopt(SOL_SOCKET, number) // 2))
+            )
+    return options
+
+
+def has_filter(fd: int) -> bool:
+    """Whether a BPF program sits on the socket.
+
+    With a length of 0 SO_GET_FILTER only counts instructions; eBPF answers EACCES (sk_get_filter).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    length = ctypes.c_uint32(0)
+    if libc.getsockopt(fd, SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(length)) < 0:
+        return ctypes.get_errno() == errno.EACCES
+    return length.value > 0
+
+
+def peek_offset(sock: socket.socket) -> int:
+    """SO_PEEK_OFF, -1 where it is off or unknown to the family."""
+    with contextlib.suppress(OSError):
+        return sock.getsockopt(SOL_SOCKET, SO_PEEK_OFF)
+    return -1
+
+
+def emit(options: tuple[Option, ...], fd: Slot, image: Image, about: str) -> None:
+    """Sets the options on a new socket, in the launcher."""
+    for option in options:
+        hint = "restore as root with CAP_NET_ADMIN" if option.level == SOL_SOCKET else ""
+        with image.about(f"{about}: socket option {option.level}/{option.number}", hint):
+            emit_one(option, fd, image)
+
+
+def emit_one(option: Option, fd: Slot, image: Image) -> None:
+    """One setsockopt in the launcher."""
+    data = image.data(option.value)
+    expect = OK if option.level == SOL_SOCKET else ok_or(_MAY_BE_UNKNOWN)
+    size = len(option.value)
+    image.shared.syscall(NR.setsockopt, fd, option.level, option.number, data, size, expect=expect)
+
+
+def number_of(options: tuple[Option, ...], number: int) -> int:
+    """The value of a SOL_SOCKET option as an int, 0 when it is not among `options`."""
+    for option in options:
+        if (option.level, option.number) == (SOL_SOCKET, number):
+            return int.from_bytes(option.value[:4], "little", signed=True)
+    return 0
+
+
+def is_nonblocking(flags: int) -> bool:
+    """O_NONBLOCK among the flags of a description."""
+    return bool(flags & os.O_NONBLOCK)

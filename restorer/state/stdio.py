@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stdio that leads outside: a terminal, a pipe or socket to another process. Restore gives its own instead.
+
+fd 0 becomes the restorer's stdin, 1 its stdout, 2 its stderr, whatever they shared before; any other fd of
+the same pipe, socket or terminal takes the stream of the fd it matches. Terminals on other fds need one of
+the three to be a terminal too. Files and /dev/null on 0, 1, 2 are not stdio in this sense: they are restored as
+files. What was written into an outside pipe and not yet read by the target is not in the image. Flags of the
+streams belong to whoever shares them: O_NONBLOCK is left as restore finds it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from restorer.program import SLOT, Slot
+from restorer.state.descriptors import Descriptor
+
+STREAMS = ("stdin", "stdout", "stderr")
+_TTY_MAJORS = frozenset({4, 5, 136, 137, 138, 139, 140, 141, 142, 143, 204, 188, 229})
+_PTMX = (5, 2)
+
+
+@dataclass(frozen=True)
+class Stdio:
+    """Restore's own `stream` (stdin, stdout or stderr) in place of a description; `link` is what it was."""
+
+    stream: str
+    link: str
+    kind: str = "stdio"
+
+
+def is_terminal(descriptor: Descriptor) -> bool:
+    """A tty of any kind but the master side of a pty."""
+    mode, rdev = descriptor.stat.st_mode, descriptor.stat.st_rdev
+    number = (os.major(rdev), os.minor(rdev))
+    return (
+        stat.S_ISCHR(mode)
+        and number[0] in _TTY_MAJORS
+        and number != _PTMX
+        and not descriptor.flags & os.O_PATH
+    )
+
+
+def capture(descriptor: Descriptor, outside: dict[int, Descriptor]) -> Stdio:
+    """The stream for an outside fd. `outside` are those of 0, 1 and 2 that lead outside.
+
+    Raises Refused when the fd matches none of them.
+    """
+    if descriptor.number in outside:
+        return Stdio(STREAMS[descriptor.number], descriptor.link)
+    for number in _preference(descriptor):
+        if number in outside and _matches(descriptor, outside[number]):
+            return Stdio(STREAMS[number], descriptor.link)
+    what = "terminal" if is_terminal(descriptor) else "pipe or socket"
+    raise descriptor.refused(
+        f"{what} {descriptor.link} leads outside, and is none of stdin, stdout and stderr", "close it first"
+    )
+
+
+def _preference(descriptor: Descriptor) -> tuple[int, int, int]:
+    return (0, 1, 2) if descriptor.access == os.O_RDONLY else (1, 2, 0)
+
+
+def _matches(descriptor: Descriptor, candidate: Descriptor) -> bool:
+    if is_terminal(descriptor):
+        return is_terminal(candidate)
+    one, other = descriptor.access, candidate.access
+    return descriptor.link == candidate.link and other in (os.O_RDWR, one)
+
+
+def emit(stdio: Stdio) -> Slot:
+    """The launcher's own stream."""
+    return {"stdin": SLOT.stdin, "stdout": SLOT.stdout, "stderr": SLOT.stderr}[stdio.stream]

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The address space: which mappings there are, and how each comes back empty, ready for its pages."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from restorer import wire
+from restorer.errors import Refused, RestorerError
+from restorer.model import Vma
+from restorer.pagemap import has_private_pages
+from restorer.program import CTL, SLOT, Image, Segment
+from restorer.state import mapped_files
+from restorer.state.mapped_files import MappedFile
+from restorer.syscalls import NR
+from restorer.tracee import Tracee
+from restorer.wire import SegmentFlag
+
+_MAP_FIXED_NOREPLACE = 0x100000
+_MAP_GROWSDOWN = 0x100
+_MAP_NORESERVE = 0x4000
+_MAP_DROPPABLE = 0x8
+_MADV_DONTFORK = 10
+_MLOCK_ONFAULT = 1
+_MCL_FUTURE, _MCL_ONFAULT = 2, 4
+_PR_SET_VMA = 0x53564D41
+_PR_SET_VMA_ANON_NAME = 0
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+
+# VmFlags of smaps -> advice of madvise(2), where a flag of the mapping does not follow from how it was made.
+_ADVICE = {
+    "dd": ("MADV_DONTDUMP", 16),
+    "dc": ("MADV_DONTFORK", 10),
+    "wf": ("MADV_WIPEONFORK", 18),
+    "hg": ("MADV_HUGEPAGE", 14),
+    "nh": ("MADV_NOHUGEPAGE", 15),
+    "mg": ("MADV_MERGEABLE", 12),
+    "sr": ("MADV_SEQUENTIAL", 2),
+    "rr": ("MADV_RANDOM", 1),
+}
+_UNSUPPORTED = {
+    "ht": "huge pages of hugetlbfs",
+    "um": "registered with userfaultfd",
+    "uw": "registered with userfaultfd",
+    "ui": "registered with userfaultfd",
+    "ss": "a shadow stack",
+    "pf": "memory of a device",
+    "io": "memory of a device",
+    "mm": "memory of a device",
+}
+_KERNEL_OBJECTS = {
+    "/memfd:": "memory of a memfd",
+    "/SYSV": "System V shared memory",
+    "/dev/zero (deleted)": "shared anonymous memory",
+    "/[aio]": "an asynchronous I/O context",
+    "anon_inode:": "memory of a kernel object",
+    "/anon_hugepage": "huge pages of hugetlbfs",
+    "socket:": "memory of a socket",
+}
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A VMA that mmap makes again. `written`: a private file mapping with pages of its own."""
+
+    vma: Vma
+    file: MappedFile | None
+    written: bool
+
+    @property
+    def droppable(self) -> bool:
+        """MAP_DROPPABLE: its pages may be gone at any time, so none is kept."""
+        return "dp" in self.vma.flags
+
+    @property
+    def lazy(self) -> bool:
+        """Private anonymous memory, filled by way of userfaultfd."""
+        return self.file is None and not self.droppable
+
+    @property
+    def locked(self) -> bool:
+        """mlocked."""
+        return "lo" in self.vma.flags
+
+    @property
+    def late_prot(self) -> bool:
+        """Needs to be writable until its pages are in place, then gets its protection."""
+        return self.written and self.vma.prot & _READ_WRITE != _READ_WRITE
+
+
+@dataclass(frozen=True)
+class Vmas:
+    """The mappings in order of address, without the kernel's own; `lock_future` is for mlockall(2)."""
+
+    mappings: tuple[Mapping, ...]
+    lock_future: int
+
+
+def capture(tracee: Tracee) -> Vmas:
+    """Describes the mappings. Raises Refused that names every one which cannot be restored."""
+    mappings: list[Mapping] = []
+    problems: list[str] = []
+    hint = ""
+    for vma in tracee.vmas:
+        if vma.name in ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"):
+            continue
+        try:
+            mappings.append(_capture_one(tracee, vma))
+        except RestorerError as error:
+            problems.append(error.cause)
+            hint = hint or error.hint
+    if problems:
+        raise Refused("; ".join(problems), hint)
+    return Vmas(tuple(mappings), _lock_future(tracee))
+
+
+def _lock_future(tracee: Tracee) -> int:
+    """Flags for mlockall(2), 0 for none. No file shows MCL_FUTURE, but a mapping made under it is locked."""
+    scratch = tracee.scratch
+    locked_bytes = sum(vma.length for vma in tracee.vmas if "lo" in vma.flags)
+    if tracee.process.status.number("VmLck", 0) * 1024 <= locked_bytes:
+        return 0
+    flags = next((vma.flags for vma in tracee.process.vmas() if vma.start <= scratch < vma.end), frozenset())
+    if "lo" not in flags:
+        return 0
+    return _MCL_FUTURE | _MCL_ONFAULT if "lf" in flags else _MCL_FUTURE
+
+
+def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
+    reason = _why_not(vma)
+    if reason:
+        raise Refused(f"memory at {vma} cannot be checkpointed: {reason}")
+    if not vma.path:
+        return Mapping(vma, None, False)
+    if vma.deleted:
+        path = vma.path.removesuffix(" (deleted)")
+        raise Refused(f"mapped file {path} was deleted", "restart the process first")
+    writable = vma.shared and "mw" in vma.flags
+    path = _from_our_root(tracee, vma.path)
+    file = mapped_files.capture(path, _stat_mapped(tracee, vma), writable=writable)
+    return Mapping(vma, file, not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end))
+
+
+def _why_not(vma: Vma) -> str:
+    if vma.end > wire.TASK_SIZE:
+        return "it lies above 128 TiB"
+    if vma.pkey:
+        return f"it has protection key {vma.pkey}"
+    for flag, reason in _UNSUPPORTED.items():
+        if flag in vma.flags:
+            return reason
+    for prefix, reason in _KERNEL_OBJECTS.items():
+        if vma.path.startswith(prefix):
+            return reason
+    if vma.special or (vma.shared and not vma.path):
+        return "it is made by the kernel itself"
+    return ""
+
+
+def _from_our_root(tracee: Tracee, path: str) -> str:
+    root = os.readlink(f"/proc/{tracee.pid}/root")
+    return path if root == "/" else root + path
+
+
+def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:
+    try:
+        return os.stat(f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
+    except OSError as error:
+        raise Refused(f"mapped file {vma.path}: {error.strerror}", "run as root") from None
+
+
+def emit_clear(image: Image) -> None:
+    """Unmaps everything outside the region."""
+    with image.about("the address space"):
+        image.main.syscall(NR.madvise, SLOT.region, SLOT.region_bytes, _MADV_DONTFORK)
+        image.main.syscall(NR.munmap, 0, SLOT.region)
+        image.main.syscall(NR.munmap, SLOT.region_end, SLOT.tail_bytes)
+
+
+def emit(state: Vmas, image: Image) -> None:
+    """Maps every VMA, without contents."""
+    for mapping in state.mappings:
+        with image.about(f"memory at {mapping.vma}"):
+            _emit_one(mapping, image)
+
+
+def _emit_one(mapping: Mapping, image: Image) -> None:
+    vma = mapping.vma
+    fd = -1 if mapping.file is None else mapped_files.emit_open(mapping.file, image)
+    prot = _READ_WRITE if mapping.late_prot else vma.prot
+    offset = vma.offset if vma.path else 0
+    image.main.syscall(NR.mmap, vma.start, vma.length, prot, _map_flags(mapping), fd, offset)
+    for flag, (_, advice) in _ADVICE.items():
+        if flag in vma.flags and not mapping.droppable:
+            image.main.syscall(NR.madvise, vma.start, vma.length, advice)
+    if vma.name.startswith("[anon:"):
+        name = image.string(vma.name[len("[anon:") : -1])
+        image.main.syscall(NR.prctl, _PR_SET_VMA, _PR_SET_VMA_ANON_NAME, vma.start, vma.length, name)
+
+
+def _map_flags(mapping: Mapping) -> int:
+    vma = mapping.vma
+    flags = _MAP_FIXED_NOREPLACE
+    if mapping.droppable:
+        return flags | _MAP_DROPPABLE | mmap.MAP_ANONYMOUS
+    flags |= mmap.MAP_SHARED if vma.shared else mmap.MAP_PRIVATE
+    if mapping.file is None:
+        flags |= mmap.MAP_ANONYMOUS
+    if "nr" in vma.flags:
+        flags |= _MAP_NORESERVE
+    if "gd" in vma.flags:
+        flags |= _MAP_GROWSDOWN
+    return flags
+
+
+def emit_late(state: Vmas, image: Image) -> None:
+    """Waits for the never-lazy pages; then what could not be done before: protections, mlock, mseal."""
+    image.main.wait(CTL.eager_done)
+    for mapping in state.mappings:
+        vma = mapping.vma
+        with image.about(f"memory at {vma}"):
+            if mapping.late_prot:
+                image.main.syscall(NR.mprotect, vma.start, vma.length, vma.prot)
+            if mapping.locked:
+                how = _MLOCK_ONFAULT if "lf" in vma.flags else 0
+                image.main.syscall(NR.mlock2, vma.start, vma.length, how)
+            if "sl" in vma.flags:
+                image.main.syscall(NR.mseal, vma.start, vma.length, 0)
+    if state.lock_future:
+        with image.about("mlockall"):
+            image.main.syscall(NR.mlockall, state.lock_future)
+
+
+def content(state: Vmas) -> tuple[Vma, ...]:
+    """The VMAs whose pages belong into the image."""
+    return tuple(mapping.vma for mapping in state.mappings if mapping.lazy or mapping.written)
+
+
+def lazy_runs(state: Vmas) -> Iterator[tuple[int, int]]:
+    """(start, end) of each gapless run of lazy VMAs: one UFFDIO_REGISTER each."""
+    start = end = 0
+    for mapping in state.mappings:
+        if not mapping.lazy:
+            continue
+        if mapping.vma.start != end:
+            if end:
+                yield start, end
+            start = mapping.vma.start
+        end = mapping.vma.end
+    if end:
+        yield start, end
+
+
+def segments(state: Vmas) -> tuple[Segment, ...]:
+    """What the pager must know, neighbours that are alike in one."""
+    found: list[Segment] = []
+    for mapping in state.mappings:
+        flags = _segment_flags(mapping)
+        if not flags:
+            continue
+        vma = mapping.vma
+        last = found[-1] if found else None
+        if last and (last.end, last.flags, last.prot) == (vma.start, flags, vma.prot):
+            found[-1] = Segment(last.start, vma.end, flags, vma.prot)
+        else:
+            found.append(Segment(vma.start, vma.end, flags, vma.prot))
+    return tuple(found)
+
+
+def _segment_flags(mapping: Mapping) -> SegmentFlag:
+    if mapping.written:
+        return SegmentFlag.WRITE
+    if not mapping.lazy:
+        return SegmentFlag.NONE
+    flags = SegmentFlag.LAZY
+    if mapping.vma.prot == _READ_WRITE and not mapping.locked:
+        flags |= SegmentFlag.MOVE
+    if "hg" in mapping.vma.flags:
+        flags |= SegmentFlag.HUGE
+    return flags

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adding an image: chunks are hashed and compressed by two threads, looked up and put by the caller's.
+
+Groups of chunks go through two stages, each in order: *hashing*, after which a chunk is either one that is
+stored already or gets the next sequence number, and *compressing*, after which it is put. Sequence numbers
+thus reach LMDB in ascending order, which lets it append.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import lmdb
+import zstandard
+
+from restorer import wire
+from restorer.errors import ImageExists, StoreDamaged
+from restorer.store_format import (
+    CHUNK_BYTES,
+    COUNTER,
+    DATABASES,
+    KEY,
+    RECORD,
+    REF,
+    chunk_hash,
+    frame_check,
+    lmdb_errors,
+    pack_hash,
+    unpack_hash,
+)
+
+__all__ = ["ImageWriter", "MapSummary"]
+
+LEVEL = 3
+WORKERS = 2
+GROUP_CHUNKS = 16
+GROUPS_AHEAD = 6
+
+_local = threading.local()
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """What became of one address space. `raw_bytes` is what its pages decode to, `stored_bytes` the frames it
+    refers to, each counted once, `new_bytes` those of them that were not in the store before.
+    """
+
+    map_id: int
+    records_count: int
+    map_check: int
+    pages: int
+    raw_bytes: int
+    stored_bytes: int
+    new_bytes: int
+    new_chunks: int
+    reused_chunks: int
+
+
+class _Item(NamedTuple):
+    addr: int
+    mask: int
+    flags: int
+    pages: bytes
+
+
+class _Fresh(NamedTuple):
+    """A chunk that the store has not got yet."""
+
+    seq: int
+    digest: bytes
+    pages: bytes
+
+
+class _Frame(NamedTuple):
+    check: int
+    frame_bytes: int
+
+
+def _compress(content: bytes) -> bytes:
+    # ZSTD contexts belong to one thread each.
+    compressor = getattr(_local, "compressor", None)
+    if compressor is None:
+        compressor = _local.compressor = zstandard.ZstdCompressor(
+            level=LEVEL, write_checksum=True, write_content_size=True
+        )
+    frame: bytes = compressor.compress(content)
+    return frame
+
+
+def _hash_all(items: list[_Item]) -> list[bytes]:
+    return [chunk_hash(item.pages) for item in items]
+
+
+def _compress_all(fresh: list[_Fresh]) -> list[bytes]:
+    return [_compress(chunk.pages) for chunk in fresh]
+
+
+class ImageWriter:
+    """An image in the making; made by `Store.writer`. Used by one thread.
+
+    For each address space: `add` its chunks by ascending address, then `finish_map`. At the end `commit`.
+    """
+
+    def __init__(
+        self, folder: Path, env: lmdb.Environment, txn: lmdb.Transaction, key: bytes, replace: bool
+    ) -> None:
+        self._folder = folder
+        self._txn = txn
+        self._key = key
+        self._dbs = {name: env.open_db(name.encode(), txn=txn, create=False) for name in DATABASES}
+        if not replace and txn.get(key, db=self._dbs["refs"]) is not None:
+            raise ImageExists(
+                f"image {key.decode()!r} exists in store {folder}",
+                "choose another name, --replace, or restorer rm",
+            )
+        self.image_id = self._counter(b"next_id")
+        self.map_id = self.image_id + 1
+        self._next_seq = self._counter(b"next_seq")
+        self._pool = ThreadPoolExecutor(WORKERS, "restorer-compress")
+        self._group: list[_Item] = []
+        self._hashing: deque[tuple[list[_Item], Future[list[bytes]]]] = deque()
+        self._compressing: deque[tuple[list[_Fresh], Future[list[bytes]]]] = deque()
+        self._fresh: dict[bytes, int] = {}
+        self._frames: dict[int, _Frame] = {}
+        self._begin_map()
+
+    def _begin_map(self) -> None:
+        self._records: list[tuple[int, int, int, int]] = []
+        self._last_addr = -1
+        self._first_seq = self._next_seq
+        self._reused = 0
+
+    def __enter__(self) -> ImageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, addr: int, mask: int, flags: int, pages: bytes | bytearray | memoryview) -> None:
+        """Queues the chunk of window `addr`: `pages` are the pages of `mask`, packed; they are copied, so
+        that the buffer may be used again. May wait for the threads. Raises StoreFull, StoreDamaged.
+        """
+        if addr <= self._last_addr or addr % CHUNK_BYTES or len(pages) != mask.bit_count() * wire.PAGE_BYTES:
+            raise ValueError(f"chunk {addr:#x} with mask {mask:#x} and {len(pages)} bytes")
+        self._last_addr = addr
+        self._group.append(_Item(addr, mask, flags, bytes(pages)))
+        if len(self._group) == GROUP_CHUNKS:
+            self._hash_group()
+            self._advance(GROUPS_AHEAD)
+
+    def finish_map(self) -> MapSummary:
+        """Ends the address space: waits for its chunks and puts its page index under `map_id`."""
+        if self._group:
+            self._hash_group()
+        self._advance(0)
+        packed = bytearray()
+        for addr, seq, mask, flags in self._records:
+            packed += RECORD.pack(addr, seq, *self._frames[seq], mask, flags, 0)
+        frame = _compress(bytes(packed))
+        with lmdb_errors(self._folder):
+            self._put_new("maps", self.map_id, frame)
+        summary = self._summary(frame_check(frame))
+        self.map_id += 1
+        self._begin_map()
+        return summary
+
+    def _summary(self, map_check: int) -> MapSummary:
+        pages = sum(mask.bit_count() for _, _, mask, _ in self._records)
+        used = {seq for _, seq, _, _ in self._records}
+        return MapSummary(
+            map_id=self.map_id,
+            records_count=len(self._records),
+            map_check=map_check,
+            pages=pages,
+            raw_bytes=pages * wire.PAGE_BYTES,
+            stored_bytes=sum(self._frames[seq].frame_bytes for seq in used),
+            new_bytes=sum(self._frames[seq].frame_bytes for seq in used if seq >= self._first_seq),
+            new_chunks=self._next_seq - self._first_seq,
+            reused_chunks=self._reused,
+        )
+
+    def commit(self, blob: bytes) -> None:
+        """Stores the sealed image under its name and makes everything durable. Raises StoreFull."""
+        if wire.HEADER.unpack_from(blob)[3] != self.image_id or self._records:
+            raise ValueError("the image has another id, or a page index is not finished")
+        frame = _compress(blob)
+        with lmdb_errors(self._folder):
+            self._put_new("images", self.image_id, frame)
+            self._txn.put(self._key, REF.pack(self.image_id, frame_check(frame), 0), db=self._dbs["refs"])
+            self._txn.put(b"next_id", COUNTER.pack(self.map_id), db=self._dbs["meta"])
+            self._txn.put(b"next_seq", COUNTER.pack(self._next_seq), db=self._dbs["meta"])
+            self._txn.commit()
+
+    def _counter(self, name: bytes) -> int:
+        raw = self._txn.get(name, db=self._dbs["meta"])
+        if raw is None or len(raw) != COUNTER.size:
+            raise StoreDamaged(f"store {self._folder} is damaged: its counter {name.decode()!r} is missing")
+        value: int = COUNTER.unpack(raw)[0]
+        return value
+
+    def _hash_group(self) -> None:
+        group, self._group = self._group, []
+        self._hashing.append((group, self._pool.submit(_hash_all, group)))
+
+    def _advance(self, ahead: int) -> None:
+        """Takes what the threads have done, and waits until at most `ahead` groups are left in each stage."""
+        while self._hashing and (len(self._hashing) > ahead or self._hashing[0][1].done()):
+            self._place(*self._hashing.popleft())
+        while self._compressing and (len(self._compressing) > ahead or self._compressing[0][1].done()):
+            self._put(*self._compressing.popleft())
+
+    def _place(self, items: list[_Item], hashes: Future[list[bytes]]) -> None:
+        fresh = []
+        for item, digest in zip(items, hashes.result(), strict=True):
+            seq = self._find(digest)
+            if seq is None:
+                seq = self._fresh[digest] = self._next_seq
+                self._next_seq += 1
+                fresh.append(_Fresh(seq, digest, item.pages))
+            else:
+                self._reused += 1
+            self._records.append((item.addr, seq, item.mask, item.flags))
+        if fresh:
+            self._compressing.append((fresh, self._pool.submit(_compress_all, fresh)))
+
+    def _find(self, digest: bytes) -> int | None:
+        seq = self._fresh.get(digest)
+        if seq is not None:
+            return seq
+        with lmdb_errors(self._folder):
+            value = self._txn.get(digest, db=self._dbs["hashes"])
+        if value is None:
+            return None
+        stored, check, frame_bytes = unpack_hash(self._folder, digest, bytes(value))
+        self._frames[stored] = _Frame(check, frame_bytes)
+        return stored
+
+    def _put(self, fresh: list[_Fresh], frames: Future[list[bytes]]) -> None:
+        with lmdb_errors(self._folder):
+            for chunk, frame in zip(fresh, frames.result(), strict=True):
+                check = frame_check(frame)
+                self._frames[chunk.seq] = _Frame(check, len(frame))
+                self._put_new("chunks", chunk.seq, frame, append=True)
+                value = pack_hash(chunk.digest, chunk.seq, check, len(frame))
+                self._txn.put(chunk.digest, value, db=self._dbs["hashes"])
+
+    def _put_new(self, db: str, key: int, value: bytes, *, append: bool = False) -> None:
+        # A damaged counter must not make us write over another image.
+        if not self._txn.put(KEY.pack(key), value, db=self._dbs[db], overwrite=False, append=append):
+            raise StoreDamaged(
+                f"store {self._folder} is damaged: its next number of {db!r}, {key}, is taken",
+                "restorer verify",
+            )

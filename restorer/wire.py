@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structures and constants of wire.h that images are built from and decoded with.
+
+Formats of `struct`, so that reading an image needs no extension module; a unit test holds each of them
+against the compiled header.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+from struct import Struct
+
+MAGIC = b"RSTRIMG\0"
+VERSION = 1
+ARGS = 6
+BASES = 8
+PAGE_BYTES = 4096
+CHUNK_PAGES = 16
+CHUNK_BYTES = 65536
+NO_SLOT = 0xFFFF
+NO_OBJECT = 0xFFFF
+SLOTS = 4096
+SLOT_FIRST = 32
+FD_BASE_MIN = 64
+SCRATCH_BYTES = 131072
+# Not in wire.h: the launcher puts the region's end below this, the end of 47-bit user space less one page.
+TASK_SIZE = 0x7FFF_FFFF_F000
+
+ARG = Struct("<QHHI")
+OP = Struct("<BBHHHIIq" + "QHHI" * ARGS)
+OBJECT = Struct("<II")
+PROGRAM = Struct("<IIII")
+PROCESS = Struct("<iIIIQIIQIIII")
+SEGMENT = Struct("<QQII")
+PORT = Struct("<II")
+HEADER = Struct("<8sIIQQQ8Q8QQ14I")
+RECORD = Struct("<QQIIHHI")
+MESSAGE = Struct("<IIQQQ")
+
+
+class ArgKind(IntEnum):
+    """enum wr_arg_kind."""
+
+    IMM = 0
+    SLOT = 1
+    DATA = 2
+    CTL = 3
+
+
+class OpKind(IntEnum):
+    """enum wr_op_kind."""
+
+    SYSCALL = 1
+    STORE = 2
+    LOAD = 3
+    CHECK_EQ = 4
+    CHECK_GE = 5
+    CHECK_MEM = 6
+    ADD = 7
+    WAIT = 8
+    SPAWN = 9
+    ENTER = 10
+    PAGER = 11
+    EXIT = 12
+
+
+class ExpectKind(IntEnum):
+    """enum wr_expect."""
+
+    OK = 0
+    EXACT = 1
+    ANY = 2
+    OK_OR = 3
+
+
+class OpFlag(IntFlag):
+    """enum wr_op_flags."""
+
+    NONE = 0
+    NR_FROM_SLOT = 1
+    FILE_CHECK = 2
+
+
+class SegmentFlag(IntFlag):
+    """enum wr_segment_flags."""
+
+    NONE = 0
+    LAZY = 1
+    WRITE = 2
+    MOVE = 4
+    HUGE = 8
+
+
+class RecordFlag(IntFlag):
+    """enum wr_record_flags."""
+
+    NONE = 0
+    EAGER = 1
+    WRITE = 2
+
+
+class ProcessFlag(IntFlag):
+    """enum wr_process_flags."""
+
+    NONE = 0
+    STOPPED = 1
+
+
+class MessageKind(IntEnum):
+    """enum wr_message_kind."""
+
+    UFFD = 1
+    READY = 2
+    LOADED = 3
+    POISONED = 4
+    EAGER_BAD = 5
+    LOST = 6
+
+
+class PagerFd(IntEnum):
+    """enum wr_pager_fd."""
+
+    UFFD = 0
+    DATA = 1
+    CHANNEL = 2
+    PIDFD = 3
+    FDS = 4

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the live tests. On a machine that cannot run them they are skipped; with CI=true they fail."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live import harness
+from tests.live.harness import Program, Restored, Restorer
+
+LIVE = Path(__file__).parent / "live"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "live: restores real processes; needs root and userfaultfd")
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    harness.become_subreaper()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if LIVE in item.path.parents:
+            item.add_marker(pytest.mark.live)
+
+
+@functools.cache
+def _missing() -> str:
+    return harness.missing_requirement()
+
+
+@pytest.fixture(autouse=True)
+def requirements(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("live") is None or not _missing():
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(_missing())
+    pytest.skip(_missing())
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest, requirements: None) -> Iterator[None]:
+    """No process and no mount outlives a test; what does is ended, and the test fails."""
+    if request.node.get_closest_marker("live") is None:
+        yield
+        return
+    processes, mounts = set(harness.descendants(os.getpid())), harness.mounts()
+    yield
+    left = [pid for pid in harness.descendants(os.getpid()) if pid not in processes]
+    running = {pid: harness.status(pid, "Name") for pid in left if harness.is_running(pid)}
+    harness.kill_all(left)
+    assert not running, f"left behind: {running}"
+    assert harness.mounts() == mounts
+
+
+@pytest.fixture
+def cleanup(nothing_left: None) -> Iterator[None]:
+    """Ends every process that was started since, restored ones and their launchers included."""
+    before = set(harness.descendants(os.getpid()))
+    yield
+    harness.kill_all([pid for pid in harness.descendants(os.getpid()) if pid not in before])
+
+
+@pytest.fixture
+def workdir(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder in memory, where there is room; kept when the test fails."""
+    base = "/dev/shm" if shutil.disk_usage("/dev/shm").free > 2 << 30 else None
+    path = Path(tempfile.mkdtemp(prefix="restorer-test-", dir=base))
+    failed = request.session.testsfailed
+    yield path
+    if request.session.testsfailed == failed:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def store(workdir: Path) -> Path:
+    return workdir / "store"
+
+
+@pytest.fixture
+def restorer(store: Path, cleanup: None) -> Restorer:
+    return Restorer(store)
+
+
+@pytest.fixture
+def program(workdir: Path, cleanup: None) -> Callable[[str], Program]:
+    """`program("timers")`: that one, started and ready."""
+
+    def start(name: str) -> Program:
+        folder = workdir / f"{name}-{len(list(workdir.iterdir()))}"
+        folder.mkdir()
+        started = Program(name, harness.build(name), folder)
+        started.start()
+        return started
+
+    return start
+
+
+@pytest.fixture
+def roundtrip(restorer: Restorer, program: Callable[[str], Program]) -> Callable[..., Restored]:
+    """`roundtrip("timers", "--fill", "none")`: started, checkpointed, gone, restored (these arguments are for
+    restore), and content with what it finds. Gives what was restored."""
+
+    def run(name: str, *arguments: object) -> Restored:
+        started = program(name)
+        restorer.checkpoint(started.pid, name)
+        assert started.reap() == -9
+        restored = restorer.restore(name, *arguments)
+        started.go()
+        assert started.result(restored) == "ok\n"
+        restored.wait_gone()
+        return restored
+
+    return run

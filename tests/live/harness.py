@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What live tests are made of: the command line under test, tiny programs, processes that never stay behind.
+
+A test process makes itself a child subreaper: whatever a restore leaves running becomes its descendant, so
+that `descendants` sees it and `kill_all` ends it, by pidfd, whoever started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(os.environ.get("RESTORER_BIN", ROOT / ".venv" / "bin"))
+PROGRAMS = ROOT / "tests" / "programs"
+
+POLL_S = 0.005
+_PR_SET_CHILD_SUBREAPER = 36
+_SYS_KCMP = 312
+_KCMP_VM = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children from now on."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    """Polls until `condition()`; AssertionError naming `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
+        time.sleep(POLL_S)
+
+
+def children(pid: int) -> list[int]:
+    """PIDs of the children of `pid`, zombies included; none when it has gone."""
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found += [int(word) for word in (task / "children").read_text().split()]
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """PIDs of all processes below `pid`."""
+    found = children(pid)
+    for child in list(found):
+        found += descendants(child)
+    return found
+
+
+def status(pid: int, field: str) -> str:
+    """One field of /proc/PID/status, "" when the process has gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def is_running(pid: int) -> bool:
+    """Whether `pid` is there and no zombie."""
+    return status(pid, "State")[:1] not in ("", "Z", "X")
+
+
+def parent(pid: int) -> int:
+    return int(status(pid, "PPid") or 0)
+
+
+def sharers(pid: int) -> list[int]:
+    """Our descendants, other than `pid`, that share its address space: the pager, while there is one."""
+    return [
+        other
+        for other in descendants(os.getpid())
+        if other != pid and _libc.syscall(_SYS_KCMP, pid, other, _KCMP_VM, 0, 0) == 0
+    ]
+
+
+def kill_all(pids: list[int]) -> None:
+    """SIGKILL to each and wait for its end; those that have gone are left out, children are reaped."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            fd = os.pidfd_open(pid)
+            try:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                select.select([fd], [], [], 20)
+            finally:
+                os.close(fd)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A tree that `restore -d` has brought back."""
+
+    pid: int
+    resume_ms: float
+    pidfd: int
+
+    @property
+    def launcher(self) -> int:
+        """PID of the launcher, while it is the parent."""
+        return parent(self.pid)
+
+    def wait_gone(self, timeout_s: float = 20.0) -> None:
+        assert select.select([self.pidfd], [], [], timeout_s)[0], f"restored process {self.pid} still runs"
+
+    def wait_loaded(self, timeout_s: float = 60.0) -> None:
+        """Until nothing is missing any more and the launcher has left."""
+        wait_until(lambda: self.launcher == os.getpid(), "all memory to be loaded", timeout_s)
+
+    @property
+    def gone(self) -> bool:
+        return bool(select.select([self.pidfd], [], [], 0)[0])
+
+
+class Restorer:
+    """The command line under test, with one store."""
+
+    def __init__(self, store: Path, binary: Path = BIN / "restorer") -> None:
+        self.store = store
+        self.binary = binary
+
+    def command(self, verb: str, *arguments: object, store: Path | None = None) -> list[str]:
+        return [str(self.binary), verb, *map(str, arguments), "--store", str(store or self.store)]
+
+    def run(
+        self,
+        verb: str,
+        *arguments: object,
+        timeout_s: float = 120.0,
+        store: Path | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> subprocess.CompletedProcess[str]:
+        """The finished command, whatever its exit code; no traceback in what it says."""
+        done = subprocess.run(
+            [*prefix, *self.command(verb, *arguments, store=store)],
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def ok(self, verb: str, *arguments: object, timeout_s: float = 120.0) -> str:
+        """stdout of a command that has to succeed."""
+        done = self.run(verb, *arguments, timeout_s=timeout_s)
+        assert done.returncode == 0, f"{verb} exited with {done.returncode}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def fails(
+        self,
+        verb: str,
+        *arguments: object,
+        code: int = 1,
+        store: Path | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> str:
+        """The one-line message of a command that has to fail with `code`."""
+        done = self.run(verb, *arguments, store=store, prefix=prefix)
+        assert done.returncode == code, f"{verb} exited with {done.returncode}: {done.stderr}{done.stdout}"
+        message = done.stderr.strip()
+        assert message and "\n" not in message, f"not one line: {done.stderr!r}"
+        return message
+
+    def checkpoint(self, pid: int, name: str = "image", *arguments: object) -> None:
+        self.ok("checkpoint", pid, name, *arguments)
+
+    def restore(self, name: str = "image", *arguments: object) -> Restored:
+        """A tree restored in the background; it lives on until somebody ends it."""
+        # A file, not a pipe: who restores must not hold our pipe open for as long as the tree lives.
+        report = json.loads(self.ok("restore", name, "-d", "--json", *arguments))
+        return Restored(report["pid"], report["resume_ms"], os.pidfd_open(report["pid"]))
+
+    @contextmanager
+    def foreground(
+        self, name: str, *arguments: object, **streams: object
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A restore in the foreground, killed at the end if it still runs."""
+        command = self.command("restore", name, *arguments)
+        process = subprocess.Popen(command, start_new_session=True, **streams)  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Program:
+    """One of tests/programs: sets state up, waits for `go`, looks whether the state is still what it was."""
+
+    def __init__(self, name: str, executable: Path, workdir: Path) -> None:
+        self.name = name
+        self.executable = executable
+        self.workdir = workdir
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        """Runs until it is ready. Its stdio is /dev/null."""
+        self.process = subprocess.Popen(
+            [self.executable, self.workdir],
+            start_new_session=True,
+            cwd=self.workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        ready = self.workdir / "ready"
+        wait_until(lambda: ready.exists() or self.ended, f"{self.name} to be ready")
+        assert ready.exists(), f"{self.name} ended before it was ready: {self.outcome()}"
+
+    @property
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def outcome(self) -> str:
+        """What it has found, "" when it has not looked yet."""
+        result = self.workdir / "result"
+        return result.read_text() if result.exists() else ""
+
+    def go(self) -> None:
+        (self.workdir / "go").touch()
+
+    def result(self, restored: Restored | None = None, timeout_s: float = 30.0) -> str:
+        """What it found; fails when it (or its restored copy) dies without a word."""
+
+        def over() -> bool:
+            return (restored.gone if restored else self.ended) or self.outcome().endswith("\n")
+
+        wait_until(over, f"{self.name} to look at its state", timeout_s)
+        return self.outcome()
+
+    def reset(self) -> None:
+        """Takes `go` and `result` away, for another restore of the same image."""
+        for name in ("go", "result"):
+            (self.workdir / name).unlink(missing_ok=True)
+
+    def reap(self) -> int:
+        """The exit code of the program as started (-N after signal N)."""
+        assert self.process is not None
+        return self.process.wait(20)
+
+
+def build(program: str) -> Path:
+    """The executable of tests/programs/PROGRAM.c, made if older than its source."""
+    command = ["make", "--no-print-directory", "-s", "-C", str(PROGRAMS), f"build/{program}"]
+    # Two test processes (pytest-xdist) must not link the same file at once.
+    done = subprocess.run(
+        ["flock", str(PROGRAMS / "Makefile"), *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return PROGRAMS / "build" / program
+
+
+def mounts() -> set[str]:
+    return set(Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def missing_requirement() -> str:
+    """Why live tests cannot run here, "" when they can."""
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        return "live tests need x86-64 Linux"
+    if os.geteuid() != 0:
+        return "live tests need root"
+    for name in ("restorer", "restorer-launch"):
+        if not (BIN / name).exists():
+            return f"{BIN / name} is missing: make build"
+    done = subprocess.run([BIN / "restorer", "check"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return "restorer check: " + (done.stdout + done.stderr).strip().replace("\n", "; ")
+    return ""

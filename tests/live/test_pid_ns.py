@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--pid ns: the old PIDs inside, new ones outside, and the whole namespace goes with the program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.live.harness import Program, Restorer, status
+
+
+def test_pids_inside_and_outside(restorer: Restorer, program: Callable[[str], Program]) -> None:
+    started = program("threads")
+    tids = sorted(int(tid) for tid in os.listdir(f"/proc/{started.pid}/task"))
+    restorer.checkpoint(started.pid, "image", "-R")
+    copies = [restorer.restore("image", "--pid", "ns") for _ in range(3)]
+    assert len({copy.pid for copy in copies} | {started.pid}) == 4
+    for copy in copies:
+        inside = [int(status(int(tid), "NSpid").split()[-1]) for tid in os.listdir(f"/proc/{copy.pid}/task")]
+        assert sorted(inside) == tids
+        assert os.readlink(f"/proc/{copy.pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+
+
+@pytest.mark.parametrize("fill", ["background", "none"])
+def test_again_from_inside(restorer: Restorer, program: Callable[[str], Program], fill: str) -> None:
+    """What runs in a namespace can be checkpointed from outside, and restored again."""
+    started = program("verify")
+    restorer.checkpoint(started.pid, "first")
+    started.reap()
+    first = restorer.restore("first", "--pid", "ns", "--fill", "before")
+    restorer.checkpoint(first.pid, "second")
+    first.wait_gone()
+    second = restorer.restore("second", "--pid", "ns", "--fill", fill)
+    assert status(second.pid, "NSpid").split()[-1] == str(started.pid)
+    started.go()
+    assert started.result(second) == "ok\n"

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every program of tests/programs comes back as it was: `pytest -k timers` runs the one about timers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.live.harness import PROGRAMS, Program, Restored, Restorer
+
+# `stopped` has to be woken; `verify` is for tests that damage the store.
+NAMES = sorted({path.stem for path in PROGRAMS.glob("*.c")} - {"stopped", "verify"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fill", ["background", "none"])
+def test_same_pid(roundtrip: Callable[..., Restored], name: str, fill: str) -> None:
+    roundtrip(name, "--fill", fill)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pid_namespace(roundtrip: Callable[..., Restored], name: str) -> None:
+    roundtrip(name, "--pid", "ns", "--fill", "before")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_original_goes_on(restorer: Restorer, program: Callable[[str], Program], name: str) -> None:
+    started = program(name)
+    restorer.checkpoint(started.pid, "image", "-R")
+    started.go()
+    assert started.result() == "ok\n"
+    assert started.reap() == 0

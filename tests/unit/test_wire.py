@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes and offsets of wire.h as written in images. What fails here needs a new WR_VERSION."""
+
+from __future__ import annotations
+
+import pytest
+
+from restorer.native import lib, offset_of, size_of
+
+SIZES = {
+    "wr_arg": 16,
+    "wr_op": 120,
+    "wr_object": 8,
+    "wr_program": 16,
+    "wr_process": 56,
+    "wr_segment": 24,
+    "wr_header": 232,
+    "wr_port": 8,
+    "wr_record": 32,
+    "wr_failure": 24,
+    "wr_counters": 120,
+    "wr_ctl": 176,
+    "wr_runtime": 128,
+    "wr_message": 32,
+}
+
+OFFSETS = {
+    ("wr_op", "nr"): 8,
+    ("wr_op", "expected"): 16,
+    ("wr_op", "args"): 24,
+    ("wr_header", "version"): 8,
+    ("wr_header", "image_id"): 16,
+    ("wr_header", "bases"): 40,
+    ("wr_header", "base_bytes"): 104,
+    ("wr_header", "xfeatures"): 168,
+    ("wr_header", "programs_offset"): 184,
+    ("wr_header", "manifest_offset"): 224,
+    ("wr_record", "where"): 8,
+    ("wr_record", "check"): 16,
+    ("wr_record", "mask"): 24,
+    ("wr_record", "flags"): 26,
+    ("wr_ctl", "failure"): 32,
+    ("wr_ctl", "counters"): 56,
+}
+
+NUMBERS = {
+    "WR_VERSION": 1,
+    "WR_SLOTS": 4096,
+    "WR_CHUNK_BYTES": 65536,
+    "WR_CHUNK_PAGES": 16,
+    "WR_NO_SLOT": 0xFFFF,
+    "WR_OP_SYSCALL": 1,
+    "WR_OP_EXIT": 12,
+    "WR_CTL": 3,
+    "WR_EXPECT_OK_OR": 3,
+    "WR_SLOT_FIRST": 32,
+    "WR_SLOT_CTL": 25,
+    "WR_RECORD_EAGER": 1,
+    "WR_SEGMENT_HUGE": 8,
+    "WR_PAGER_FDS": 4,
+    "WR_MESSAGE_LOST": 6,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes(name: str) -> None:
+    assert size_of(f"struct {name}") == SIZES[name]
+
+
+@pytest.mark.parametrize(("name", "field"), OFFSETS)
+def test_offsets(name: str, field: str) -> None:
+    assert offset_of(f"struct {name}", field) == OFFSETS[name, field]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers(name: str) -> None:
+    assert getattr(lib, name) == NUMBERS[name]
+
+
+def test_arguments_lie_one_after_the_other() -> None:
+    assert [offset_of("struct wr_op", "args", i) for i in range(lib.WR_ARGS)] == [
+        24 + 16 * i for i in range(6)
+    ]
