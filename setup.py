@@ -44,7 +44,7 @@ def check_libraries() -> None:
         sys.exit(f"restorer needs libzstd-dev and liblmdb-dev: apt-get install {' '.join(sorted(absent))}")
 
 
-class BuildScripts(build_scripts):  # type: ignore[misc]
+class BuildScripts(build_scripts):
     """The scripts, and beside them the launcher: pip installs what lies there, script or not."""
 
     def run(self) -> None:

@@ -71,7 +71,7 @@ def _checkpoint_while_serving(session: Session, recipe: Recipe) -> dict[str, Any
     finally:
         client.stop(thread)
     recipe.stop()  # reaped, so that its PID is free
-    _say(f"checkpointed while it answered request {client.answers}, and killed")
+    _say(f"checkpointed while it answered request {client.answers}; it has been ended")
     return result
 
 

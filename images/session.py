@@ -43,7 +43,7 @@ class Restored:
         self.pid, self.resume_ms = answer["pid"], answer["resume_ms"]
 
     def first_reply(self, recipe: Recipe) -> None:
-        """Ask until the right answer comes, the restore still being under way; its error where it has failed."""
+        """Ask until the right answer comes, the restore being under way; its error where it has failed."""
         try:
             recipe.first_request(_REPLY_TIMEOUT_S)
         except TimeoutError:

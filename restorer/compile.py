@@ -181,6 +181,8 @@ def compile_image(state: CheckpointState, summary: MemorySummary) -> bytes:
 
 
 def _emit_address_space(state: CheckpointState, image: Image) -> None:
+    # Before the vDSO is parked in the region: what is moved there keeps its own flags, and must be forked with.
+    vmas.emit_hide_region(image)
     vdso.emit_park(state.vdso, image)
     vmas.emit_clear(image)
     vmas.emit(state.memory, image)

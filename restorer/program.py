@@ -16,134 +16,50 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import TypeAlias
 
-from restorer import wire
+from restorer import blob, wire
 from restorer.errors import Refused
-from restorer.wire import ArgKind, ExpectKind, OpFlag, OpKind
+from restorer.ops import (
+    ANY,
+    CTL,
+    OK,
+    SLOT,
+    Area,
+    Arg,
+    Ctl,
+    Data,
+    Expect,
+    Header,
+    Op,
+    ProcessEntry,
+    Segment,
+    Slot,
+    exactly,
+    ok_or,
+)
+from restorer.wire import OpFlag, OpKind
+
+__all__ = [
+    "ANY",
+    "CTL",
+    "OK",
+    "SLOT",
+    "STACK_BYTES",
+    "Arg",
+    "Ctl",
+    "Data",
+    "Expect",
+    "Header",
+    "Image",
+    "ProcessEntry",
+    "Program",
+    "Segment",
+    "Slot",
+    "exactly",
+    "ok_or",
+]
 
 STACK_BYTES = 16384
-_MASK64 = (1 << 64) - 1
-
-
-class Area(IntEnum):
-    """The parts of the blob that Data may point into."""
-
-    DATA = 0
-    STRINGS = 1
-    RESERVE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """An address in the image; `data + n` lies n bytes further."""
-
-    area: Area
-    offset: int
-
-    def __add__(self, n: int) -> Data:
-        return Data(self.area, self.offset + n)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """The value of a slot when the op runs; `slot + n` is that value plus n."""
-
-    index: int
-    offset: int = 0
-
-    def __add__(self, n: int) -> Slot:
-        return Slot(self.index, self.offset + n)
-
-
-@dataclass(frozen=True, slots=True)
-class Ctl:
-    """An address in struct wr_ctl."""
-
-    offset: int
-
-
-Arg: TypeAlias = int | Data | Slot | Ctl
-
-
-class CTL:
-    """The members of struct wr_ctl that programs use."""
-
-    go = Ctl(0)
-    ready = Ctl(4)
-    eager_done = Ctl(8)
-    left = Ctl(12)
-    index_ready = Ctl(16)
-    fill = Ctl(20)
-    loaded = Ctl(24)
-
-
-class SLOT:
-    """The slots that the launcher fills (enum wr_slot)."""
-
-    region = Slot(0)
-    region_bytes = Slot(1)
-    region_end = Slot(2)
-    tail_bytes = Slot(3)
-    vvar = Slot(4)
-    vvar_bytes = Slot(5)
-    vvar_vclock = Slot(6)
-    vvar_vclock_bytes = Slot(7)
-    vdso = Slot(8)
-    vdso_bytes = Slot(9)
-    scratch = Slot(10)
-    uffd_nr = Slot(11)
-    uffd_arg0 = Slot(12)
-    uffd_arg1 = Slot(13)
-    uffd_arg2 = Slot(14)
-    uffd_features = Slot(15)
-    channel = Slot(16)
-    data_fd = Slot(17)
-    stdin = Slot(18)
-    stdout = Slot(19)
-    stderr = Slot(20)
-    pidfd = Slot(21)
-    pager_stack = Slot(22)
-    pager_stack_bytes = Slot(23)
-    pager_tls = Slot(24)
-    ctl = Slot(25)
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    """What the result of an op must be."""
-
-    kind: ExpectKind
-    value: int = 0
-
-
-OK = Expect(ExpectKind.OK)
-ANY = Expect(ExpectKind.ANY)
-
-
-def exactly(value: int) -> Expect:
-    """The result must be `value`."""
-    return Expect(ExpectKind.EXACT, value)
-
-
-def ok_or(errno_: int) -> Expect:
-    """The result must be no error, or -errno_ (`errno_` positive, as in `errno.ENOENT`)."""
-    return Expect(ExpectKind.OK_OR, -errno_)
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One op before the layout of the blob is known."""
-
-    kind: OpKind
-    args: tuple[Arg, ...]
-    expect: Expect = OK
-    flags: OpFlag = OpFlag.NONE
-    result: int = wire.NO_SLOT
-    nr: int = 0
-    about: int = wire.NO_OBJECT
 
 
 class Program:
@@ -198,9 +114,9 @@ class Program:
         """Writes `value`, `size` bytes wide (1, 2, 4, 8), at `addr`."""
         self._append(OpKind.STORE, (addr, value, size))
 
-    def load(self, addr: Arg, size: int = 8) -> Slot:
-        """A fresh slot with the `size` bytes at `addr`, zero-extended."""
-        result = self.image.slot()
+    def load(self, addr: Arg, size: int = 8, result: Slot | None = None) -> Slot:
+        """`result`, or a fresh slot, with the `size` bytes at `addr`, zero-extended."""
+        result = result or self.image.slot()
         self._append(OpKind.LOAD, (addr, size), result=result)
         return result
 
@@ -246,64 +162,11 @@ class Program:
         self._append(OpKind.EXIT, (code,))
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """struct wr_segment: addresses, `end` exclusive."""
-
-    start: int
-    end: int
-    flags: int
-    prot: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessEntry:
-    """struct wr_process, less what Image knows."""
-
-    pid: int
-    map_id: int
-    records_count: int
-    map_check: int
-    vdso_syscall: int
-    flags: int
-    segments: tuple[Segment, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What compile.py decides of struct wr_header; `bases` are (start, bytes) of free holes, best first."""
-
-    image_id: int
-    bases: tuple[tuple[int, int], ...]
-    xfeatures: int
-    xstate_bytes: int
-    process: ProcessEntry
-    manifest: bytes
-
-
-@dataclass
-class _Layout:
-    """File offsets of the parts of a blob."""
-
-    ops: int = 0
-    programs: int = 0
-    objects: int = 0
-    processes: int = 0
-    segments: int = 0
-    ports: int = 0
-    data: int = 0
-    strings: int = 0
-    manifest: int = 0
-    end: int = 0
-    reserve: int = 0
-    bases: dict[Area, int] = field(default_factory=dict)
-
-
 class Image:
     """The programs of one process tree and their data, until `seal` turns them into one blob.
 
-    `opened` is for state modules that open one thing once, whoever asks first: what it is -> the slot of
-    its fd.
+    `spare` is a slot for values that the very next ops of `shared` or `main` consume. `opened` is for state
+    modules that open one thing once, whoever asks first: what it is -> the slot of its fd.
     """
 
     def __init__(self, threads: int = 1, fd_base: int = wire.FD_BASE_MIN, name: str = "main") -> None:
@@ -314,7 +177,8 @@ class Image:
         self._strings = bytearray(b"\0")
         self._string_at: dict[bytes, int] = {b"": 0}
         self._reserved = 0
-        self._slots = wire.SLOT_FIRST
+        self._slots = wire.SLOT_FIRST + 1
+        self.spare = Slot(wire.SLOT_FIRST)
         self._objects: list[tuple[Data, Data]] = []
         self._object_at: dict[tuple[Data, Data], int] = {}
         self._ports: list[tuple[Data, int]] = []
@@ -389,109 +253,22 @@ class Image:
 
     def seal(self, header: Header) -> bytes:
         """The blob: header, programs, ops, objects, process, segments, ports, data, strings, manifest."""
-        names = [self.string(program.name) for program in self._programs]
-        layout = self._lay_out(header)
-        blob = bytearray(layout.end)
-        blob[: wire.HEADER.size] = self._pack_header(header, layout)
-        self._pack_programs(blob, layout, names)
-        for i, (text, hint) in enumerate(self._objects):
-            at = layout.objects + i * wire.OBJECT.size
-            wire.OBJECT.pack_into(blob, at, _resolve(layout, text), _resolve(layout, hint))
-        self._pack_process(blob, layout, header.process)
-        for i, (value, protocol) in enumerate(self._ports):
-            wire.PORT.pack_into(blob, layout.ports + i * wire.PORT.size, _resolve(layout, value), protocol)
-        blob[layout.data : layout.data + len(self._data)] = self._data
-        blob[layout.strings : layout.strings + len(self._strings)] = self._strings
-        blob[layout.manifest : layout.manifest + len(header.manifest)] = header.manifest
-        return bytes(blob)
-
-    def _lay_out(self, header: Header) -> _Layout:
-        layout = _Layout(programs=wire.HEADER.size)
-        layout.ops = _align(layout.programs + len(self._programs) * wire.PROGRAM.size, 8)
-        layout.objects = layout.ops + sum(len(p.ops) for p in self._programs) * wire.OP.size
-        layout.processes = _align(layout.objects + len(self._objects) * wire.OBJECT.size, 8)
-        layout.segments = layout.processes + wire.PROCESS.size
-        layout.ports = layout.segments + len(header.process.segments) * wire.SEGMENT.size
-        layout.data = _align(layout.ports + len(self._ports) * wire.PORT.size, 64)
-        layout.strings = layout.data + len(self._data)
-        layout.manifest = layout.strings + len(self._strings)
-        layout.end = layout.manifest + len(header.manifest)
-        layout.reserve = _align(layout.end, wire.PAGE_BYTES)
-        layout.bases = {Area.DATA: layout.data, Area.STRINGS: layout.strings, Area.RESERVE: layout.reserve}
-        return layout
-
-    def _pack_header(self, header: Header, layout: _Layout) -> bytes:
-        holes = [*header.bases, *((0, 0),) * wire.BASES][: wire.BASES]
-        return wire.HEADER.pack(
-            wire.MAGIC,
-            wire.VERSION,
-            wire.HEADER.size,
-            header.image_id,
-            layout.end,
-            layout.reserve + _align(self._reserved, wire.PAGE_BYTES),
-            *(start for start, _ in holes),
-            *(length for _, length in holes),
-            header.xfeatures,
-            header.xstate_bytes,
-            self.fd_base,
-            *(layout.programs, len(self._programs)),
-            *(layout.objects, len(self._objects)),
-            *(layout.processes, 1),
-            *(layout.ports, len(self._ports)),
-            self.shared.index,
-            self._slots,
-            *(layout.manifest, len(header.manifest)),
+        programs = [
+            blob.ProgramPart(self.string(program.name), program.stack, program.ops)
+            for program in self._programs
+        ]
+        parts = blob.Parts(
+            programs=programs,
+            objects=self._objects,
+            ports=self._ports,
+            data=self._data,
+            strings=self._strings,
+            reserved_bytes=self._reserved,
+            slots=self._slots,
+            fd_base=self.fd_base,
+            shared=self.shared.index,
+            main=self.main.index,
+            pager=self.pager.index,
+            threads=len(self.threads),
         )
-
-    def _pack_programs(self, blob: bytearray, layout: _Layout, names: list[Data]) -> None:
-        at = layout.ops
-        for program, name in zip(self._programs, names, strict=True):
-            stack = 0 if program.stack is None else _resolve(layout, program.stack)
-            record = (at, len(program.ops), _resolve(layout, name), stack)
-            wire.PROGRAM.pack_into(blob, layout.programs + program.index * wire.PROGRAM.size, *record)
-            for op in program.ops:
-                wire.OP.pack_into(blob, at, *_encode(layout, op))
-                at += wire.OP.size
-
-    def _pack_process(self, blob: bytearray, layout: _Layout, process: ProcessEntry) -> None:
-        wire.PROCESS.pack_into(
-            blob,
-            layout.processes,
-            process.pid,
-            self.main.index,
-            self.pager.index,
-            len(self.threads),
-            process.map_id,
-            process.records_count,
-            process.map_check,
-            process.vdso_syscall,
-            process.flags,
-            len(process.segments),
-            layout.segments,
-            0,
-        )
-        for i, segment in enumerate(process.segments):
-            record = (segment.start, segment.end, segment.flags, segment.prot)
-            wire.SEGMENT.pack_into(blob, layout.segments + i * wire.SEGMENT.size, *record)
-
-
-def _align(n: int, to: int) -> int:
-    return -(-n // to) * to
-
-
-def _resolve(layout: _Layout, data: Data) -> int:
-    return layout.bases[data.area] + data.offset
-
-
-def _encode(layout: _Layout, op: Op) -> list[int]:
-    fields: list[int] = [op.kind, op.expect.kind, op.flags, op.result, op.about, op.nr, 0, op.expect.value]
-    for arg in op.args:
-        if isinstance(arg, Slot):
-            fields += (arg.offset & _MASK64, ArgKind.SLOT, arg.index, 0)
-        elif isinstance(arg, Data):
-            fields += (_resolve(layout, arg), ArgKind.DATA, 0, 0)
-        elif isinstance(arg, Ctl):
-            fields += (arg.offset, ArgKind.CTL, 0, 0)
-        else:
-            fields += (arg & _MASK64, ArgKind.IMM, 0, 0)
-    return fields + [0] * 4 * (wire.ARGS - len(op.args))
+        return blob.seal(parts, header)

@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def nothing_left(request: pytest.FixtureRequest, requirements: None) -> Iterator
     processes, mounts = set(harness.descendants(os.getpid())), harness.mounts()
     yield
     left = [pid for pid in harness.descendants(os.getpid()) if pid not in processes]
+    # What a test has ended takes its launcher, and the init of its namespace, along.
+    with suppress(AssertionError):
+        harness.wait_until(lambda: not harness.still_running(left), "what ends by itself", 5.0)
     running = {pid: harness.status(pid, "Name") for pid in left if harness.is_running(pid)}
     harness.kill_all(left)
     assert not running, f"left behind: {running}"

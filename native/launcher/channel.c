@@ -40,6 +40,7 @@ enum channel_state channel_receive(int channel, struct wr_message *message, int 
         .msg_control = control,
         .msg_controllen = sizeof(control),
     };
+    *fd = -1;
     ssize_t n = recvmsg(channel, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? CHANNEL_EMPTY : CHANNEL_CLOSED;

@@ -15,7 +15,7 @@ enum channel_state {
 /* The child's end gets an fd at or above `fd_base`. */
 void channel_open(int *ours, int *childs, int fd_base);
 
-/* Never blocks. An fd that came along is stored in `*fd`, else that is left alone. */
+/* Never blocks. `*fd` is the fd that came along, or -1. */
 enum channel_state channel_receive(int channel, struct wr_message *message, int *fd);
 
 #endif

@@ -31,7 +31,7 @@
 enum { RSEQ_BYTES = 32 };
 
 static struct launch launch = {
-    .tree = {.target_pidfd = -1, .init_control = -1, .channel = -1, .uffd = -1},
+    .tree = {.target_pidfd = -1, .init_control = -1, .channel = -1},
 };
 static pid_t launcher;
 

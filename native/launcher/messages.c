@@ -47,17 +47,38 @@ static void on_eager_bad(const struct launch *launch, const struct wr_message *m
         (unsigned long long)message->a);
 }
 
+/* Without the launcher's duplicate a child could outlive the pager with memory missing: it may not run on. */
+static void on_child(struct launch *launch, uint64_t number, int fd)
+{
+    if (!userfaults_hold(&launch->tree.userfaults, number, fd))
+        die("more than %d processes were forked while memory was missing: the program has been killed; "
+            "restore with "
+            "--fill before",
+            USERFAULTS_MAX);
+}
+
+/* Threads may wait for an event of theirs to be read, which nobody will do any more: closing lets them go on. */
 static void on_loaded(struct launch *launch)
 {
+    userfaults_release_all(&launch->tree.userfaults);
     launch->loaded_ms = (double)(now_ns() - launch->start_ns) / 1e6;
     report_stats("loaded", "loaded_ms", launch->loaded_ms, &launch->region.ctl->counters);
     if (launch->phase == PHASE_RUNNING)
         launch->phase = PHASE_LEAVING;
 }
 
-static void handle(struct launch *launch, const struct wr_message *message)
+static void handle(struct launch *launch, const struct wr_message *message, int fd)
 {
     switch (message->kind) {
+    case WR_MESSAGE_UFFD:
+        userfaults_hold(&launch->tree.userfaults, 0, fd);
+        break;
+    case WR_MESSAGE_CHILD:
+        on_child(launch, message->a, fd);
+        break;
+    case WR_MESSAGE_CHILD_GONE:
+        userfaults_release(&launch->tree.userfaults, message->a);
+        break;
     case WR_MESSAGE_READY:
         if (launch->phase == PHASE_RESTORING)
             release_tree(launch);
@@ -80,12 +101,13 @@ static void handle(struct launch *launch, const struct wr_message *message)
 void messages_drain(struct launch *launch)
 {
     struct wr_message message;
+    int fd;
     while (launch->tree.channel >= 0) {
-        enum channel_state state = channel_receive(launch->tree.channel, &message, &launch->tree.uffd);
+        enum channel_state state = channel_receive(launch->tree.channel, &message, &fd);
         if (state == CHANNEL_EMPTY)
             return;
         if (state == CHANNEL_MESSAGE) {
-            handle(launch, &message);
+            handle(launch, &message, fd);
             continue;
         }
         close(launch->tree.channel);

@@ -42,7 +42,7 @@ void release_tree(struct launch *launch)
     tree_find_pager(tree);
     if (tree->pager == 0)
         die("the pager ended before the program ran: restore it again");
-    if (tree->uffd < 0)
+    if (!userfaults_has(&tree->userfaults, 0))
         die("the loader has not handed over its userfaultfd: the image was written by another version");
     if (stopped)
         stop_target(tree);

@@ -36,9 +36,7 @@ static void leave_alone(struct launch *launch)
 {
     struct tree *tree = &launch->tree;
     launch->phase = PHASE_ALONE;
-    if (tree->uffd >= 0)
-        close(tree->uffd);
-    tree->uffd = -1;
+    userfaults_release_all(&tree->userfaults);
     prctl(PR_SET_CHILD_SUBREAPER, 0);
     namespace_release(tree);
     store_close(&launch->store);

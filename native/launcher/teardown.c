@@ -130,9 +130,6 @@ static const char *unmap_from_vdso(struct tree *tree, uint64_t at_syscall, const
 void teardown_run(struct tree *tree, const struct image *image, const struct region *region)
 {
     const char *trouble = NULL;
-    if (tree->uffd >= 0)
-        close(tree->uffd);
-    tree->uffd = -1;
     if (!tree->target_ended)
         trouble = unmap_from_vdso(tree, image_process(image)->vdso_syscall, region);
     if (trouble != NULL)

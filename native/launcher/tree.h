@@ -10,6 +10,7 @@
 
 #include "image.h"
 #include "region.h"
+#include "userfaults.h"
 
 struct tree {
     pid_t target;
@@ -18,7 +19,7 @@ struct tree {
     int target_pidfd;
     int init_control; /* socket to the init; -1 without one */
     int channel;      /* socket to the loader, then the pager; -1 once hung up */
-    int uffd;         /* -1 until the loader has sent it */
+    struct userfaults userfaults;
     bool target_ended;
     int target_status; /* as of waitpid(2) */
 };

@@ -21,10 +21,11 @@ def command(name: NameArgument, json: JsonOption = False, store: StoreOption = N
     if json:
         print(report.document("show", {field: getattr(image, field) for field in _FIELDS}))
     else:
-        print(report.tree(_tree(image)))
+        print(report.tree(image_tree(image)))
 
 
-def _tree(image: ImageInfo) -> report.Node:
+def image_tree(image: ImageInfo) -> report.Node:
+    """The tree that `show` prints."""
     state: dict[str, Any] = image.manifest.get("state", {})
     stopped = ", stopped" if state.get("stopped") else ""
     root = report.Node(f"{image.name}, of {report.time_text(image.created)}")
@@ -41,10 +42,23 @@ def _add_threads(process: report.Node, parts: list[dict[str, Any]]) -> None:
         node.add(f"{part['thread']['tid']} {report.command_text([part['thread']['name']])}")
 
 
-def _add_descriptors(process: report.Node, entries: list[dict[str, Any]]) -> None:
-    node = process.add(report.count_text(len(entries), "descriptor"))
-    for entry in entries:
-        node.add(f"{entry['fd']} {report.command_text([entry['link']], 80)}")
+def _add_descriptors(process: report.Node, table: dict[str, Any]) -> None:
+    numbers = table.get("fds", [])
+    node = process.add(report.count_text(len(numbers), "descriptor"))
+    for entry in numbers:
+        opened = table["descriptions"][entry["description"]]["object"]
+        node.add(f"{entry['number']} {report.command_text([_object_text(opened)], 80)}")
+
+
+def _object_text(opened: dict[str, Any]) -> str:
+    """A file's path; of anything else its kind and, where it has them, its state and its name."""
+    if opened["kind"] == "file":
+        return str(opened["path"])
+    words = [opened["kind"]]
+    words += [f"[{opened['pipe']}]"] if "pipe" in opened else []
+    words += [str(opened[name]) for name in ("state", "stream", "link") if opened.get(name) is not None]
+    local = opened.get("local")
+    return " ".join(words + ([f"{local[0]}:{local[1]}"] if opened["kind"] == "inet" and local else []))
 
 
 def _add_memory(process: report.Node, image: ImageInfo, mappings: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from restorer.program import Image
 from restorer.syscalls import NR
 from restorer.tracee import Thread, Tracee
 
-_STACK = struct.Struct("<QiIQ")
+_STACK = struct.Struct("<QIIQ")
 _SS_ONSTACK = 1
 
 

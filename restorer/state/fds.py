@@ -12,6 +12,8 @@ import errno
 import fcntl
 import os
 import struct
+from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -105,6 +107,12 @@ def capture(tracee: Tracee, *, tcp_close: bool = False) -> Fds:
     return _Capture(tracee, found, tcp_close).table()
 
 
+def reset_connections(tracee: Tracee, table: Fds) -> None:
+    """Lets the kill that must follow reset the TCP connections of `table`: their ports are free at once."""
+    kept = {fd.number for fd in table.fds if isinstance(_object(table, fd), InetSocket)}
+    sockets.reset_connections(tracee, [descriptors.read(tracee.pid, number) for number in sorted(kept)])
+
+
 class _Capture:
     """The state of one capture: descriptors on one side, descriptions and pipes found so far on the other."""
 
@@ -120,7 +128,7 @@ class _Capture:
         self.refusals: list[Refused] = []
 
     def table(self) -> Fds:
-        representatives: list[Descriptor] = []
+        representatives: dict[Hashable, list[tuple[int, Descriptor]]] = defaultdict(list)
         objects: list[Description] = []
         fds: list[Fd] = []
         for descriptor in self.found:
@@ -131,18 +139,20 @@ class _Capture:
                     continue
                 index = len(objects)
                 objects.append(description)
-                representatives.append(descriptor)
+                representatives[_key(descriptor)].append((index, descriptor))
             fds.append(Fd(descriptor.number, descriptor.cloexec, index))
         self._raise()
         self._check_chroot(objects)
         return Fds(tuple(fds), tuple(objects), tuple(self.captured_pipes), self.tracee.process.cwd())
 
-    def _known(self, descriptor: Descriptor, representatives: list[Descriptor]) -> int | None:
+    def _known(
+        self, descriptor: Descriptor, representatives: dict[Hashable, list[tuple[int, Descriptor]]]
+    ) -> int | None:
         """The description this fd shares with an earlier one."""
         if self.outside.is_stdio(descriptor):
             return None
-        for index, other in enumerate(representatives):
-            if not self.outside.is_stdio(other) and _same_description(descriptor, other):
+        for index, other in representatives[_key(descriptor)]:
+            if _same_description(descriptor, other):
                 return index
         return None
 
@@ -239,12 +249,13 @@ class _Capture:
             )
 
 
+def _key(descriptor: Descriptor) -> Hashable:
+    """Equal for fds that may share a description, so that few have to be compared by kcmp(2)."""
+    return descriptor.link, descriptor.stat.st_ino, descriptor.flags & ~os.O_CLOEXEC
+
+
 def _same_description(one: Descriptor, other: Descriptor) -> bool:
-    if (one.link, one.stat.st_ino, one.flags & ~os.O_CLOEXEC) != (
-        other.link,
-        other.stat.st_ino,
-        other.flags & ~os.O_CLOEXEC,
-    ):
+    if _key(one) != _key(other):
         return False
     return one.number == other.number or kcmp(one.pid, other.pid, KCMP_FILE, one.number, other.number) == 0
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from dataclasses import dataclass
@@ -55,8 +56,6 @@ def _refuse_special(descriptor: Descriptor) -> None:
         raise descriptor.refused("memfd cannot be checkpointed yet")
     if link.startswith("/secretmem"):
         raise descriptor.refused("memfd_secret cannot be checkpointed")
-    if link.startswith("(unreachable)"):
-        raise descriptor.refused(f"{link} is outside of this mount namespace or root")
     if (
         _filesystem(descriptor.stat.st_dev) == "proc"
         and link.split("/")[2:3]
@@ -80,6 +79,7 @@ def _type(descriptor: Descriptor) -> str:
     raise descriptor.refused(f"{what} {descriptor.link}{number} cannot be checkpointed", "close it first")
 
 
+@functools.cache
 def _filesystem(dev: int) -> str:
     """The file system type of a device number, "" where the mount table does not show it (btrfs, overlay)."""
     wanted = f"{os.major(dev)}:{os.minor(dev)}"

@@ -3,7 +3,7 @@
 
 Connections are not carried over: their other end is somewhere else. With tcp_close they come back reset by
 the peer, as if the network had failed. Connections in an accept queue which the program has not taken are
-reset too.
+reset too, and datagrams which it has not read are lost, as the network may lose them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass
 
 from restorer.program import Data, Image, Slot
-from restorer.state import sockdiag, sockopts
+from restorer.state import multicast, sockdiag, sockopts
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.state.sockopts import SO_LINGER, SO_REUSEADDR, SOL_SOCKET, Option
@@ -71,9 +71,21 @@ def capture(descriptor: Descriptor, sock: socket.socket, tcp_close: bool) -> Ine
         remote=remote if state == "connected" else None,
         backlog=queue.backlog,
         lost_connections=queue.pending,
-        options=sockopts.capture(sock, protocol),
+        options=(*_options(sock, protocol, state), *_groups(descriptor, sock)),
         flags=descriptor.kept_flags,
     )
+
+
+def _options(sock: socket.socket, protocol: int, state: str) -> tuple[Option, ...]:
+    """Of a connection, TCP_MAXSEG tells what was agreed on, not what was asked for."""
+    options = sockopts.capture(sock, protocol)
+    if state != "reset":
+        return options
+    return tuple(one for one in options if (one.level, one.number) != (socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+
+
+def _groups(descriptor: Descriptor, sock: socket.socket) -> tuple[Option, ...]:
+    return multicast.capture(descriptor, sock) if sock.type == socket.SOCK_DGRAM else ()
 
 
 def _supported(descriptor: Descriptor, sock: socket.socket, protocol: int) -> str:
@@ -112,6 +124,12 @@ def _queue(descriptor: Descriptor, sock: socket.socket, protocol: int) -> sockdi
     if protocol != socket.IPPROTO_TCP:
         return sockdiag.Listener(0, _SOMAXCONN)
     return sockdiag.inet_listeners(sock.family, protocol)[descriptor.stat.st_ino]
+
+
+def reset_at_end(sock: socket.socket) -> None:
+    """Makes the end of the process reset a connection, where it would say goodbye and hold on to the port."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("<ii", 1, 0))
 
 
 def _address(address: object) -> tuple[str, int, int] | None:
@@ -168,7 +186,7 @@ def _hint(state: InetSocket) -> str:
     if not state.local:
         return ""
     port = state.local[1]
-    return f"stop whoever uses port {port}, or restore with --publish NEW:{port}"
+    return f"stop whoever uses port {port} (old connections linger for a minute), or use --publish NEW:{port}"
 
 
 def _emit_bind(state: InetSocket, local: tuple[str, int, int], fd: Slot, image: Image) -> None:

@@ -101,24 +101,26 @@ def emit_open(file: MappedFile, image: Image) -> Slot:
 def _emit_open(file: MappedFile, image: Image) -> Slot:
     program = image.shared
     flags = (os.O_RDWR if file.writable else os.O_RDONLY) | os.O_CLOEXEC
-    low = program.call(NR.openat, AT_FDCWD, image.string(file.path), flags, 0)
-    fd = program.call(NR.fcntl, low, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
-    program.syscall(NR.close, low)
+    spare = image.spare
+    program.syscall(NR.openat, AT_FDCWD, image.string(file.path), flags, 0, result=spare)
+    fd = program.call(NR.fcntl, spare, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
+    program.syscall(NR.close, spare)
     status = image.reserve(_STAT_BYTES)
     program.syscall(NR.fstat, fd, status)
-    program.check_eq(program.load(status + _ST_SIZE), file.size, file_check=True)
+    program.check_eq(program.load(status + _ST_SIZE, result=spare), file.size, file_check=True)
     if file.build_id:
         _emit_build_id(file, program, fd)
     elif not file.writable:
         seconds, nanoseconds = divmod(file.mtime_ns, 10**9)
-        program.check_eq(program.load(status + _ST_MTIME), seconds, file_check=True)
-        program.check_eq(program.load(status + _ST_MTIME_NSEC), nanoseconds, file_check=True)
+        program.check_eq(program.load(status + _ST_MTIME, result=spare), seconds, file_check=True)
+        program.check_eq(program.load(status + _ST_MTIME_NSEC, result=spare), nanoseconds, file_check=True)
     return fd
 
 
 def _emit_build_id(file: MappedFile, program: Program, fd: Slot) -> None:
     build_id = bytes.fromhex(file.build_id)
     buffer = program.image.reserve(len(build_id))
-    count = program.call(NR.pread64, fd, buffer, len(build_id), file.build_id_offset)
+    count = program.image.spare
+    program.syscall(NR.pread64, fd, buffer, len(build_id), file.build_id_offset, result=count)
     program.check_eq(count, len(build_id), file_check=True)
     program.check_mem(buffer, program.image.data(build_id), len(build_id), file_check=True)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import astuple, dataclass
 
@@ -74,10 +73,7 @@ def _capture_exe(tracee: Tracee) -> MappedFile:
     path = tracee.process.exe()
     if path.endswith(" (deleted)"):
         raise Refused(f"{path.removesuffix(' (deleted)')}, the program, was deleted", "restart it first")
-    root = os.readlink(f"/proc/{tracee.pid}/root")
-    return mapped_files.capture(
-        path if root == "/" else root + path, tracee.process.stat_of("exe"), writable=False
-    )
+    return mapped_files.capture(path, tracee.process.stat_of("exe"), writable=False)
 
 
 def emit(state: Mm, image: Image) -> None:

@@ -8,7 +8,6 @@ credentials of the process, no capability, and a filter of the few syscalls it n
 from __future__ import annotations
 
 import fcntl
-import fcntl
 import resource
 import struct
 
@@ -75,10 +74,6 @@ def filter_program() -> bytes:
 def emit_spawn(image: Image) -> None:
     """Spawns the pager from the main program: the launcher's child, out of sight of the program's wait(2)."""
     program = image.main
-    with image.about("the process, for the pager"):
-        low = program.call(NR.pidfd_open, program.call(NR.getpid), 0)
-        program.syscall(NR.fcntl, low, fcntl.F_DUPFD_CLOEXEC, image.fd_base, result=SLOT.pidfd)
-        program.syscall(NR.close, low)
     # With CLONE_PARENT the exit signal is the parent's, and must not be given (kernel_clone).
     args = threads.clone_args(image, _CLONE_VM | _CLONE_PARENT | _CLONE_SETTLS)
     with image.about("the pager"):

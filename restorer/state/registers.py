@@ -19,7 +19,6 @@ _UC_FLAGS = 0x1 | 0x2 | 0x4
 _UC_HEAD = struct.Struct("<QQ")
 _SIGCONTEXT = struct.Struct("<18Q4H4QQ64x")
 _FPSTATE_AT = 40 + 184
-_UCONTEXT_BYTES = 304
 
 # arch/x86/include/uapi/asm/sigcontext.h: struct _fpx_sw_bytes in the last 48 bytes of the legacy region
 _MAGIC1, _MAGIC2 = 0x46505853, 0x46505845

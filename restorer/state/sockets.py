@@ -44,6 +44,13 @@ def is_connection(tracee: Tracee, descriptor: Descriptor, own: frozenset[int]) -
         return sockdiag.unix_socket(descriptor.stat.st_ino).peer not in own
 
 
+def reset_connections(tracee: Tracee, descriptors: list[Descriptor]) -> None:
+    """What tcp_close says to the other ends; changes options, so only for a target about to be killed."""
+    for descriptor in descriptors:
+        with _duplicate(tracee, descriptor) as sock:
+            inet.reset_at_end(sock)
+
+
 @contextmanager
 def _duplicate(tracee: Tracee, descriptor: Descriptor) -> Iterator[socket.socket]:
     with copied(tracee, descriptor.number) as copy:

@@ -53,7 +53,7 @@ _TCP = (
     (13, 16),
 )
 _UDP = tuple((number, _INT) for number in (1, 100, 101, 102, 103, 104))
-# ip(7), ipv6(7): readable on any socket, but only datagrams may set it (do_ip_setsockopt, do_ipv6_setsockopt).
+# ip(7), ipv6(7): readable on any socket, but only datagrams may set it (do_ip_setsockopt).
 _DATAGRAMS_ONLY = ((SOL_IP, 33), (SOL_IPV6, 18))
 # Refused by protocols that have no use for them, after the same value was read from an equal socket.
 _MAY_BE_UNKNOWN = errno.ENOPROTOOPT

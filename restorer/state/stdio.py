@@ -3,9 +3,9 @@
 
 fd 0 becomes the restorer's stdin, 1 its stdout, 2 its stderr, whatever they shared before; any other fd of
 the same pipe, socket or terminal takes the stream of the fd it matches. Terminals on other fds need one of
-the three to be a terminal too. Files and /dev/null on 0, 1, 2 are not stdio in this sense: they are restored as
+the three to be a terminal too. Files and /dev/null on 0, 1, 2 are not stdio in this sense: they come back as
 files. What was written into an outside pipe and not yet read by the target is not in the image. Flags of the
-streams belong to whoever shares them: O_NONBLOCK is left as restore finds it.
+streams belong to whoever shares them: O_NONBLOCK stays as restore finds it.
 """
 
 from __future__ import annotations

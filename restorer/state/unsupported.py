@@ -43,9 +43,9 @@ def _name(pid: int) -> str:
 
 
 def _timers(tracee: Tracee) -> Iterator[str]:
-    count = tracee.process.timers().count("ID:")
+    count = sum(line.startswith("ID:") for line in tracee.process.timers().split("\n"))
     if count:
-        yield f"it has {count} POSIX timers (timer_create), which are not supported yet"
+        yield f"it has {count} POSIX timer(s) (timer_create), which are not supported yet"
 
 
 def _threads(tracee: Tracee) -> Iterator[str]:

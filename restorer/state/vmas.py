@@ -32,14 +32,14 @@ _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 # VmFlags of smaps -> advice of madvise(2), where a flag of the mapping does not follow from how it was made.
 _ADVICE = {
-    "dd": ("MADV_DONTDUMP", 16),
-    "dc": ("MADV_DONTFORK", 10),
-    "wf": ("MADV_WIPEONFORK", 18),
-    "hg": ("MADV_HUGEPAGE", 14),
-    "nh": ("MADV_NOHUGEPAGE", 15),
-    "mg": ("MADV_MERGEABLE", 12),
-    "sr": ("MADV_SEQUENTIAL", 2),
-    "rr": ("MADV_RANDOM", 1),
+    "dd": 16,  # MADV_DONTDUMP
+    "dc": 10,  # MADV_DONTFORK
+    "wf": 18,  # MADV_WIPEONFORK
+    "hg": 14,  # MADV_HUGEPAGE
+    "nh": 15,  # MADV_NOHUGEPAGE
+    "mg": 12,  # MADV_MERGEABLE
+    "sr": 2,  # MADV_SEQUENTIAL
+    "rr": 1,  # MADV_RANDOM
 }
 _UNSUPPORTED = {
     "ht": "huge pages of hugetlbfs",
@@ -139,8 +139,8 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
         path = vma.path.removesuffix(" (deleted)")
         raise Refused(f"mapped file {path} was deleted", "restart the process first")
     writable = vma.shared and "mw" in vma.flags
-    path = _from_our_root(tracee, vma.path)
-    file = mapped_files.capture(path, _stat_mapped(tracee, vma), writable=writable)
+    # The path as seen from our root, not the process's: seq_path in fs/proc/task_mmu.c goes by the reader.
+    file = mapped_files.capture(vma.path, _stat_mapped(tracee, vma), writable=writable)
     return Mapping(vma, file, not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end))
 
 
@@ -160,11 +160,6 @@ def _why_not(vma: Vma) -> str:
     return ""
 
 
-def _from_our_root(tracee: Tracee, path: str) -> str:
-    root = os.readlink(f"/proc/{tracee.pid}/root")
-    return path if root == "/" else root + path
-
-
 def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:
     try:
         return os.stat(f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
@@ -172,10 +167,15 @@ def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:
         raise Refused(f"mapped file {vma.path}: {error.strerror}", "run as root") from None
 
 
+def emit_hide_region(image: Image) -> None:
+    """Keeps the region out of the children of the process, and its pages unshared: a shared one cannot be moved."""
+    with image.about("the address space"):
+        image.main.syscall(NR.madvise, SLOT.region, SLOT.region_bytes, _MADV_DONTFORK)
+
+
 def emit_clear(image: Image) -> None:
     """Unmaps everything outside the region."""
     with image.about("the address space"):
-        image.main.syscall(NR.madvise, SLOT.region, SLOT.region_bytes, _MADV_DONTFORK)
         image.main.syscall(NR.munmap, 0, SLOT.region)
         image.main.syscall(NR.munmap, SLOT.region_end, SLOT.tail_bytes)
 
@@ -193,7 +193,7 @@ def _emit_one(mapping: Mapping, image: Image) -> None:
     prot = _READ_WRITE if mapping.late_prot else vma.prot
     offset = vma.offset if vma.path else 0
     image.main.syscall(NR.mmap, vma.start, vma.length, prot, _map_flags(mapping), fd, offset)
-    for flag, (_, advice) in _ADVICE.items():
+    for flag, advice in _ADVICE.items():
         if flag in vma.flags and not mapping.droppable:
             image.main.syscall(NR.madvise, vma.start, vma.length, advice)
     if vma.name.startswith("[anon:"):

@@ -91,18 +91,25 @@ def sharers(pid: int) -> list[int]:
 
 
 def kill_all(pids: list[int]) -> None:
-    """SIGKILL to each and wait for its end; those that have gone are left out, children are reaped."""
+    """SIGKILL to each and wait until all have gone; children are reaped.
+
+    All are killed first: the init of a PID namespace ends only when its processes have been reaped, by us.
+    """
     for pid in pids:
         with suppress(ProcessLookupError):
-            fd = os.pidfd_open(pid)
-            try:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
-                select.select([fd], [], [], 20)
-            finally:
-                os.close(fd)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not still_running(pids), f"the end of {pids}", 20.0)
+
+
+def still_running(pids: list[int]) -> list[int]:
+    """Those of `pids` that have not ended; children that have are reaped."""
+    return [pid for pid in pids if _still_there(pid)]
+
+
+def _still_there(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    return is_running(pid)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.live.harness import Program, Restorer, status
+from tests.live.harness import Program, Restorer, kill_all, status
 
 
 def test_pids_inside_and_outside(restorer: Restorer, program: Callable[[str], Program]) -> None:
@@ -25,12 +25,17 @@ def test_pids_inside_and_outside(restorer: Restorer, program: Callable[[str], Pr
 
 @pytest.mark.parametrize("fill", ["background", "none"])
 def test_again_from_inside(restorer: Restorer, program: Callable[[str], Program], fill: str) -> None:
-    """What runs in a namespace can be checkpointed from outside, and restored again."""
+    """What runs in a namespace can be checkpointed by a command that is in it, as the refusal says."""
     started = program("verify")
     restorer.checkpoint(started.pid, "first")
     started.reap()
     first = restorer.restore("first", "--pid", "ns", "--fill", "before")
-    restorer.checkpoint(first.pid, "second")
+    enter = ("nsenter", "-t", str(first.pid), "-a")
+    assert " ".join(enter) in restorer.fails("checkpoint", first.pid, "second")
+    # Without -R the namespace would end with the program, and with the namespace the command.
+    done = restorer.run("checkpoint", started.pid, "second", "-R", prefix=enter)
+    assert done.returncode == 0, done.stderr
+    kill_all([first.pid])
     first.wait_gone()
     second = restorer.restore("second", "--pid", "ns", "--fill", fill)
     assert status(second.pid, "NSpid").split()[-1] == str(started.pid)

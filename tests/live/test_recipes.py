@@ -32,7 +32,7 @@ def taken(
         before = stored_bytes(restorer)
         if recipe.name == "http_cache":
             assert before <= resident / 5, "the image is more than a fifth of the memory"
-        recipe.check()
+        recipe.first_request()
         restorer.checkpoint(recipe.pid, "again")
         if recipe.name == "http_cache":
             assert stored_bytes(restorer) - before <= 0.05 * before, "a second image adds more than 5 %"

@@ -12,7 +12,7 @@ from images.threads.recipe import Threads
 from tests.live.harness import Restorer, kill_all
 
 ROUNDS = int(os.environ.get("RESTORER_ROUNDS", "8"))
-FILLS = ("background", "none", "before")
+FILLS = ("background", "before")
 
 
 @pytest.mark.slow
@@ -24,12 +24,13 @@ def test_rounds(restorer: Restorer, workdir: Path) -> None:
         pid = recipe.pid
         for number in range(ROUNDS):
             restorer.checkpoint(pid, f"round{number}")
-            assert recipe.process is not None
-            if number == 0:
-                recipe.process.wait(20)
-            restored = restorer.restore(f"round{number}", "--fill", FILLS[number % 3])
+            # A zombie keeps its PID, and whoever has lost its launcher is a child of ours.
+            kill_all([pid])
+            restored = restorer.restore(f"round{number}", "--fill", FILLS[number % 2])
             recipe.first_request()
             recipe.check()
+            # Until then the pager shares its memory, which a checkpoint refuses.
+            restored.wait_loaded()
             pid = restored.pid
             if number % 4 == 3:
                 restorer.ok("rm", f"round{number - 1}")

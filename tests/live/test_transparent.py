@@ -106,3 +106,16 @@ def test_looks_like_the_original(
         assert sorted(os.listdir(f"/proc/{restored.pid}/task")) == tids
     started.go()
     assert started.result(restored) == "ok\n"
+
+
+@pytest.mark.parametrize("mode", ["same", "ns"])
+def test_ps_sees_it_at_once(restorer: Restorer, program: Callable[[str], Program], mode: str) -> None:
+    """The kernel does not wait for userfaultfd when it reads cmdline and environ: these are never lazy."""
+    started = program("verify")
+    proc = Path(f"/proc/{started.pid}")
+    before = [(proc / name).read_bytes() for name in ("cmdline", "environ")]
+    restorer.checkpoint(started.pid)
+    started.reap()
+    restored = restorer.restore("image", "--fill", "none", "--pid", mode)
+    proc = Path(f"/proc/{restored.pid}")
+    assert [(proc / name).read_bytes() for name in ("cmdline", "environ")] == before

@@ -70,7 +70,7 @@ static void *service(void *unused)
     MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
     take(&view);
     pthread_barrier_wait(&barrier);
-    test_wait_go();
+    pthread_barrier_wait(&barrier); /* main saw go: these may not look into the folder */
     compare(&view, "service");
     return unused;
 }
@@ -83,7 +83,7 @@ static void *server(void *unused)
     setfsuid(1000);
     take(&view);
     pthread_barrier_wait(&barrier);
-    test_wait_go();
+    pthread_barrier_wait(&barrier); /* main saw go: these may not look into the folder */
     compare(&view, "server");
     return unused;
 }
@@ -99,6 +99,7 @@ int main(int argc, char **argv)
     pthread_barrier_wait(&barrier);
     take(&view);
     test_wait();
+    pthread_barrier_wait(&barrier);
     compare(&view, "main");
     pthread_join(threads[0], NULL);
     pthread_join(threads[1], NULL);

@@ -6,7 +6,8 @@ int main(int argc, char **argv)
 {
     char bytes[16] = "x", other[16] = "";
     test_init(argc, argv);
-    int null = open("/dev/null", O_RDWR), zero = open("/dev/zero", O_RDONLY), full = open("/dev/full", O_WRONLY);
+    int null = open("/dev/null", O_RDWR), zero = open("/dev/zero", O_RDONLY),
+        full = open("/dev/full", O_WRONLY);
     int random = open("/dev/random", O_RDONLY), urandom = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     MUST(null >= 0 && zero >= 0 && full >= 0 && random >= 0 && urandom >= 0);
     MUST(read(urandom, other, sizeof other) == sizeof other);

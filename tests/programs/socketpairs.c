@@ -25,7 +25,8 @@ int main(int argc, char **argv)
     EXPECT(write(pairs[STREAM][0], "x", 1) == 1 && read(pairs[STREAM][1], text, sizeof text) == 1);
     EXPECT(read(pairs[PACKET][1], text, sizeof text) == 3 && read(pairs[PACKET][1], text, sizeof text) == 2);
     EXPECT(read(pairs[PACKET][1], text, sizeof text) < 0 && errno == EAGAIN);
-    EXPECT(read(pairs[DATAGRAM][0], text, sizeof text) == 5 && read(pairs[DATAGRAM][0], text, sizeof text) == 3);
+    EXPECT(read(pairs[DATAGRAM][0], text, sizeof text) == 5 &&
+           read(pairs[DATAGRAM][0], text, sizeof text) == 3);
     EXPECT(read(pairs[HALF][1], text, sizeof text) == 4 && read(pairs[HALF][1], text, sizeof text) == 0);
     EXPECT(write(pairs[HALF][1], "y", 1) == 1 && read(pairs[HALF][0], text, sizeof text) == 1);
     EXPECT(send(pairs[HALF][0], "z", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);

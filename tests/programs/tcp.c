@@ -60,7 +60,8 @@ int main(int argc, char **argv)
     set(plain, IPPROTO_IP, IP_TOS, 0x10);
     MUST(setsockopt(plain, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
     MUST(setsockopt(plain, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) == 0);
-    int ports[] = {port_of(listener), port_of(dual), port_of(bound)}, rcvbuf = get(listener, SOL_SOCKET, SO_RCVBUF);
+    int ports[] = {port_of(listener), port_of(dual), port_of(bound)},
+        rcvbuf = get(listener, SOL_SOCKET, SO_RCVBUF);
     test_wait();
     EXPECT_EQ(port_of(listener), ports[0]);
     EXPECT_EQ(port_of(dual), ports[1]);

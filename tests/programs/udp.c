@@ -15,7 +15,8 @@ static struct sockaddr_in name_of(int fd)
 
 int main(int argc, char **argv)
 {
-    struct sockaddr_in loopback = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}, peer = {0};
+    struct sockaddr_in loopback = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)},
+                       peer = {0};
     socklen_t length = sizeof peer;
     char text[16];
     int on = 1;

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from restorer import __version__
+from restorer import __version__, report
+from restorer.cli import show
 from restorer.cli.app import COMMANDS
+from restorer.model import ImageInfo
 from restorer.restore import exec_launcher, hoist, restore_arguments
 from restorer.store import open_store
 
@@ -66,7 +68,7 @@ def test_the_launcher_gets_the_arguments_and_its_code_comes_back(tmp_path: Path)
         "import sys; sys.argv = [sys.argv[1], 'restore', 'a b', '--fill', 'none'];"
         "sys.executable = sys.argv[0]; from restorer.__main__ import main; main()"
     )
-    command = [sys.executable, "-c", code, tmp_path / "restorer"]
+    command = [sys.executable, "-c", code, str(tmp_path / "restorer")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stdout) == (7, "a b|--fill|none|")
 
@@ -173,3 +175,29 @@ def test_a_closed_pipe_is_quiet(store: Path) -> None:
     command = f"{sys.executable} -m restorer check | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_show_draws_a_process() -> None:
+    files = [{"object": {"kind": "file", "path": "/dev/null"}}, {"object": {"kind": "pipe", "pipe": 0}}]
+    inet = {"kind": "inet", "state": "listening", "local": ["127.0.0.1", 80, 0]}
+    state = {
+        "stopped": True,
+        "threads": [{"thread": {"tid": 7, "name": "main"}}],
+        "fds": {
+            "fds": [{"number": n, "description": n} for n in range(3)],
+            "descriptions": [*files, {"object": inet}],
+        },
+        "memory": {"mappings": [{"vma": {"start": 0, "end": 4096, "path": "", "name": "[heap]"}}]},
+    }
+    image = ImageInfo("a", 1, 0.0, 7, "app", 4096, 100, {"state": state})
+    assert report.tree(show.image_tree(image)).splitlines()[1:] == [
+        "└── process 7, stopped: app",
+        "    ├── 1 thread",
+        "    │   └── 7 main",
+        "    ├── 3 descriptors",
+        "    │   ├── 0 /dev/null",
+        "    │   ├── 1 pipe [0]",
+        "    │   └── 2 inet listening 127.0.0.1:80",
+        "    └── memory: 1 mapping, 4.1 kB stored in 100 B",
+        "        └──   4.1 kB [heap]",
+    ]

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Duplicates of the userfaultfds that the pager serves: the restored process's own, number 0, and those of children it
+ * forked while memory was missing. As long as one is held no missing page of that address space reads as zeroes, whatever
+ * becomes of the pager.
+ */
+#ifndef RESTORER_USERFAULTS_H
+#define RESTORER_USERFAULTS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { USERFAULTS_MAX = 64 };
+
+struct userfault {
+    uint64_t number;
+    int fd;
+};
+
+struct userfaults {
+    size_t count;
+    struct userfault held[USERFAULTS_MAX];
+};
+
+/* Takes `fd` over; false when there is no room (it is closed then). */
+bool userfaults_hold(struct userfaults *userfaults, uint64_t number, int fd);
+
+bool userfaults_has(const struct userfaults *userfaults, uint64_t number);
+
+void userfaults_release(struct userfaults *userfaults, uint64_t number);
+
+void userfaults_release_all(struct userfaults *userfaults);
+
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* multicast: groups that sockets have joined, on IPv4 and IPv6. */
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include "test.h"
+
+static struct group_filter filter_of(int fd, int level, const struct group_req *group)
+{
+    struct group_filter filter = {.gf_interface = group->gr_interface, .gf_group = group->gr_group};
+    socklen_t length = sizeof filter;
+    EXPECT(getsockopt(fd, level, MCAST_MSFILTER, &filter, &length) == 0);
+    return filter;
+}
+
+int main(int argc, char **argv)
+{
+    struct group_req four = {.gr_interface = if_nametoindex("lo")}, six = four;
+    struct sockaddr_in *address = (struct sockaddr_in *)&four.gr_group;
+    struct sockaddr_in6 *address6 = (struct sockaddr_in6 *)&six.gr_group;
+    test_init(argc, argv);
+    address->sin_family = AF_INET;
+    address6->sin6_family = AF_INET6;
+    MUST(inet_pton(AF_INET, "239.12.13.14", &address->sin_addr) == 1);
+    MUST(inet_pton(AF_INET6, "ff05::1234", &address6->sin6_addr) == 1);
+    int one = socket(AF_INET, SOCK_DGRAM, 0), two = socket(AF_INET6, SOCK_DGRAM, 0);
+    MUST(one >= 0 && two >= 0);
+    MUST(setsockopt(one, IPPROTO_IP, MCAST_JOIN_GROUP, &four, sizeof four) == 0);
+    MUST(setsockopt(two, IPPROTO_IPV6, MCAST_JOIN_GROUP, &six, sizeof six) == 0);
+    test_wait();
+    EXPECT_EQ(filter_of(one, IPPROTO_IP, &four).gf_fmode, MCAST_EXCLUDE);
+    EXPECT_EQ(filter_of(two, IPPROTO_IPV6, &six).gf_fmode, MCAST_EXCLUDE);
+    EXPECT(setsockopt(one, IPPROTO_IP, MCAST_LEAVE_GROUP, &four, sizeof four) == 0);
+    return test_done();
+}

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cannot be restored is refused by name, and the process runs on.
+
+The targets are children of the test: ptrace of a child needs no privilege, pidfd_getfd neither.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from restorer.errors import Refused
+from restorer.state import cwd, fds, namespaces, unsupported
+from restorer.tracee import Tracee, seize
+
+PRELUDE = "import fcntl, mmap, os, select, socket, sys, time, signal, ctypes, threading\n"
+READY = "\nprint('ready', flush=True)\nsys.stdin.read()\n"
+_IS_ROOT = os.geteuid() == 0
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A Python child that runs a few lines in `tmp_path` and says that it is ready."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(code: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PRELUDE + code + READY]
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=tmp_path,
+        )
+        started.append(child)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        return child
+
+    yield run
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def refusal(child: subprocess.Popen[str], check: Callable[[Tracee], object]) -> str:
+    with pytest.raises(Refused) as caught, seize(child.pid) as tracee:
+        check(tracee)
+    out, _ = child.communicate("", timeout=20)
+    assert (out, child.returncode) == ("", 0), "the process was disturbed"
+    return str(caught.value)
+
+
+FDS = {
+    "timerfd": ("libc = ctypes.CDLL(None); fd = libc.timerfd_create(1, 0)", r"fd \d+: timerfd cannot"),
+    "signalfd": (
+        "m = ctypes.create_string_buffer(128); ctypes.CDLL(None).signalfd(-1, m, 0)",
+        r"fd \d+: signalfd cannot",
+    ),
+    "inotify": ("ctypes.CDLL(None).inotify_init()", r"fd \d+: inotify cannot"),
+    "memfd": ("fd = os.memfd_create('x')", r"fd \d+: memfd cannot"),
+    "pidfd": ("fd = os.pidfd_open(os.getpid())", r"fd \d+: pidfd cannot"),
+    "deleted": ("f = open('gone', 'w'); os.unlink('gone')", r"fd \d+: .*/gone has been deleted"),
+    "replaced": (
+        "f = open('a', 'w'); open('b', 'w').close(); os.rename('b', 'a')",
+        r"fd \d+: .*/a has been deleted",
+    ),
+    "flock": ("f = open('a', 'w'); fcntl.flock(f, fcntl.LOCK_EX)", r"fd \d+: a file lock on .*/a cannot"),
+    "posix lock": (
+        "f = open('a', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)",
+        r"fd \d+: a file lock on .*/a cannot",
+    ),
+    "own procfs": ("f = open('/proc/self/status')", r"fd \d+: /proc/\d+/status belongs to one process"),
+    "netlink": ("s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)", r"fd \d+: netlink socket cannot"),
+    "connection": (
+        "l = socket.create_server(('127.0.0.1', 0)); c = socket.create_connection(l.getsockname())\n"
+        "s, _ = l.accept()",
+        r"fd \d+: TCP connection 127.0.0.1:\d+ to 127.0.0.1:\d+ cannot.*--tcp close",
+    ),
+    "fds in flight": (
+        "a, b = socket.socketpair(); socket.send_fds(a, [b'x'], [0])",
+        r"fd \d+: unix socket with fds in flight",
+    ),
+    "socket file": (
+        "s = socket.socket(socket.AF_UNIX); s.bind('s'); os.unlink('s')",
+        r"fd \d+: socket file s has been deleted",
+    ),
+    "epoll of a closed fd": (
+        "e = select.epoll(); r, w = os.pipe(); d = os.dup(r); e.register(r); os.close(r)",
+        r"fd \d+: epoll watches a file that was added as fd \d+",
+    ),
+    "pty master": ("m, s = os.openpty()", r"fd \d+: device .*5:2 cannot"),
+    "signals to another": (
+        "r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())",
+        r"fd \d+: signals of pipe:.* go to process \d+",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FDS)
+def test_fds(start: Start, what: str) -> None:
+    code, message = FDS[what]
+    assert re.search(message, refusal(start(code), fds.capture))
+
+
+def test_all_of_them_are_named(start: Start) -> None:
+    text = refusal(start("a = os.memfd_create('x'); ctypes.CDLL(None).inotify_init()"), fds.capture)
+    assert re.search(r"fd \d+: memfd .*; fd \d+: inotify ", text)
+
+
+def test_pipe_to_another_process(start: Start) -> None:
+    child = start("a, b = os.pipe(); os.write(1, b'')\nif os.fork() == 0: sys.stdin.read(); os._exit(0)")
+    text = refusal(child, fds.capture)
+    assert re.search(r"fd \d+: pipe shared with process \d+ 'python", text)
+
+
+def test_reset_connections_are_allowed_on_demand(start: Start) -> None:
+    child = start(FDS["connection"][0])
+    with seize(child.pid) as tracee:
+        table = fds.capture(tracee, tcp_close=True)
+    states = [getattr(one.object, "state", "") for one in table.descriptions]
+    assert sorted(filter(None, states)) == ["listening", "reset", "reset"]
+
+
+def test_capture_takes_nothing_away(start: Start) -> None:
+    child = start("r, w = os.pipe(); os.write(w, b'kept'); a, b = socket.socketpair(); a.send(b'kept too')")
+    with seize(child.pid) as tracee:
+        first, second = fds.capture(tracee), fds.capture(tracee)
+    assert first == second
+    assert [pipe.packets for pipe in first.pipes] == [(b"kept",)]
+    assert (b"kept too",) in [getattr(one.object, "queue", ()) for one in first.descriptions]
+
+
+def test_children(start: Start) -> None:
+    child = start("if os.fork() == 0: sys.stdin.read(); os._exit(0)")
+    assert re.search(r"child processes \(\d+ 'python.*\), and trees", refusal(child, unsupported.check))
+
+
+def test_posix_timers(start: Start) -> None:
+    code = "t = ctypes.c_void_p(); ctypes.CDLL(None).timer_create(1, None, ctypes.byref(t))"
+    assert "1 POSIX timer(s)" in refusal(start(code), unsupported.check)
+
+
+def test_deleted_working_directory(start: Start) -> None:
+    child = start("os.mkdir('d'); os.chdir('d'); os.rmdir('../d')")
+    assert re.search(r"working directory .*/d has been deleted", refusal(child, cwd.capture))
+
+
+@pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
+def test_other_namespaces(start: Start) -> None:
+    child = start("ctypes.CDLL(None).unshare(0x04000000 | 0x08000000)")
+    assert re.search(r"other namespaces than this command: IPC, UTS", refusal(child, namespaces.check))
+
+
+@pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
+def test_thread_with_its_own_working_directory(start: Start) -> None:
+    code = (
+        "def own(): ctypes.CDLL(None).unshare(0x200); done.set(); time.sleep(100)\n"
+        "done = threading.Event(); threading.Thread(target=own, daemon=True).start(); done.wait()"
+    )
+    assert "does not share its working directory" in refusal(start(code), unsupported.check)
