@@ -7,10 +7,11 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from restorer import compile as compiler
 from restorer import memory
+from restorer.memory import MemorySummary
+from restorer.state import fds
 from restorer.store import ImageWriter, open_store
 from restorer.tracee import Tracee, seize
 from restorer.worker import Link, Progress, run_in_worker
@@ -70,7 +71,7 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
     frozen = time.monotonic()
     with ExitStack() as held:
         tracee = held.enter_context(seize(request.pid))
-        blob, summary = _describe(request, link, tracee, writer)
+        blob, summary, table = _describe(request, link, tracee, writer)
         threads = len(tracee.threads)
         if request.leave_running:
             held.close()
@@ -78,6 +79,8 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
             writer.commit(blob)
         else:
             writer.commit(blob)
+            if request.tcp == "close":
+                fds.reset_connections(tracee, table)
             tracee.kill()
             thawed = time.monotonic()
     return Result(
@@ -94,12 +97,14 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
     )
 
 
-def _describe(request: Request, link: Link, tracee: Tracee, writer: ImageWriter) -> tuple[bytes, Any]:
-    """The sealed image, its memory being in the writer already."""
+def _describe(
+    request: Request, link: Link, tracee: Tracee, writer: ImageWriter
+) -> tuple[bytes, MemorySummary, fds.Fds]:
+    """The sealed image, its memory being in the writer already, and its descriptors."""
     link.check()
     state = compiler.capture_state(tracee, tcp_close=request.tcp == "close")
     link.check()
     summary = memory.capture(tracee, state.vmas, compiler.eager_ranges(state), writer, link.progress)
     blob = compiler.compile_image(state, summary)
     link.check()
-    return blob, summary
+    return blob, summary, state.fds

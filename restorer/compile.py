@@ -181,7 +181,7 @@ def compile_image(state: CheckpointState, summary: MemorySummary) -> bytes:
 
 
 def _emit_address_space(state: CheckpointState, image: Image) -> None:
-    # Before the vDSO is parked in the region: what is moved there keeps its own flags, and must be forked with.
+    # Before the vDSO is parked there, which would come back with the region's flag: children need it.
     vmas.emit_hide_region(image)
     vdso.emit_park(state.vdso, image)
     vmas.emit_clear(image)
@@ -209,7 +209,6 @@ def _emit_process(state: CheckpointState, image: Image) -> None:
     cwd.emit(state.cwd, image)
     umask.emit(state.umask, image)
     sigactions.emit(state.sigactions, image)
-    personality.emit(state.personality, image)
     prctls.emit(state.prctls, image)
     rlimits.emit(state.rlimits, image)
     scheduling.emit(state.leader.scheduling, image, 0)
@@ -218,6 +217,7 @@ def _emit_process(state: CheckpointState, image: Image) -> None:
 
 def _emit_last(state: CheckpointState, image: Image) -> None:
     vmas.emit_late(state.memory, image)
+    personality.emit(state.personality, image)
     # PR_SET_DUMPABLE acts on the mm, and any task's change of credentials resets it (commit_creds): after
     # them all.
     credentials.emit(state.leader.credentials, image, 0)
@@ -274,9 +274,16 @@ def _process_entry(state: CheckpointState, summary: MemorySummary) -> ProcessEnt
         records_count=summary.records_count,
         map_check=summary.map_check,
         vdso_syscall=state.vdso.syscall_insn,
-        flags=wire.ProcessFlag.STOPPED if state.stopped else wire.ProcessFlag.NONE,
+        flags=_process_flags(state),
         segments=vmas.segments(state.memory),
     )
+
+
+def _process_flags(state: CheckpointState) -> wire.ProcessFlag:
+    flags = wire.ProcessFlag.STOPPED if state.stopped else wire.ProcessFlag.NONE
+    if state.prctls.death_signal:
+        flags |= wire.ProcessFlag.DEATH_SIGNAL
+    return flags
 
 
 def _manifest(state: CheckpointState, summary: MemorySummary) -> bytes:

@@ -104,6 +104,7 @@ class ProcessFlag(IntFlag):
 
     NONE = 0
     STOPPED = 1
+    DEATH_SIGNAL = 2
 
 
 class MessageKind(IntEnum):

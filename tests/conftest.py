@@ -7,8 +7,8 @@ import functools
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,7 +75,8 @@ def cleanup(nothing_left: None) -> Iterator[None]:
 def workdir(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder in memory, where there is room; kept when the test fails."""
     base = "/dev/shm" if shutil.disk_usage("/dev/shm").free > 2 << 30 else None
-    path = Path(tempfile.mkdtemp(prefix="restorer-test-", dir=base))
+    path = Path(tempfile.mkdtemp(prefix=harness.WORKDIR_PREFIX, dir=base))
+    path.chmod(0o755)  # for programs that give up their powers
     failed = request.session.testsfailed
     yield path
     if request.session.testsfailed == failed:
@@ -99,6 +100,7 @@ def program(workdir: Path, cleanup: None) -> Callable[[str], Program]:
     def start(name: str) -> Program:
         folder = workdir / f"{name}-{len(list(workdir.iterdir()))}"
         folder.mkdir()
+        folder.chmod(0o777)
         started = Program(name, harness.build(name), folder)
         started.start()
         return started

@@ -21,61 +21,61 @@ enum wr_limits {
     WR_CHUNK_BYTES = 65536,
     WR_NO_SLOT = 0xffff,
     WR_NO_OBJECT = 0xffff,
-    WR_SLOTS = 4096,            /* slots in the region, 8 bytes each */
-    WR_FD_BASE_MIN = 64,        /* the image's own fd_base is at least this */
+    WR_SLOTS = 4096,     /* slots in the region, 8 bytes each */
+    WR_FD_BASE_MIN = 64, /* the image's own fd_base is at least this */
 };
 
 /* ---------------------------------------------------------------- programs */
 
 enum wr_arg_kind {
-    WR_IMM = 0,                 /* value */
-    WR_SLOT = 1,                /* slots[slot] + value */
-    WR_DATA = 2,                /* address of the image in the region + value */
-    WR_CTL = 3,                 /* address of struct wr_ctl in the region + value */
+    WR_IMM = 0,  /* value */
+    WR_SLOT = 1, /* slots[slot] + value */
+    WR_DATA = 2, /* address of the image in the region + value */
+    WR_CTL = 3,  /* address of struct wr_ctl in the region + value */
 };
 
 struct wr_arg {
     uint64_t value;
-    uint16_t kind;              /* enum wr_arg_kind */
+    uint16_t kind; /* enum wr_arg_kind */
     uint16_t slot;
     uint32_t pad;
 };
 
 enum wr_op_kind {
-    WR_OP_SYSCALL = 1,          /* nr(args...) */
-    WR_OP_STORE = 2,            /* *(args[0]) = args[1], args[2] bytes wide (1, 2, 4, 8) */
-    WR_OP_LOAD = 3,             /* result = *(args[0]), args[1] bytes wide (1, 2, 4, 8), zero-extended */
-    WR_OP_CHECK_EQ = 4,         /* fail with EINVAL unless args[0] == args[1] */
-    WR_OP_CHECK_GE = 5,         /* fail with EINVAL unless args[0] >= args[1], unsigned */
-    WR_OP_CHECK_MEM = 6,        /* fail with EINVAL unless args[2] bytes at args[0] and args[1] are the same */
-    WR_OP_ADD = 7,              /* atomically *(u32 *)args[0] += args[1], then FUTEX_WAKE all, shared */
-    WR_OP_WAIT = 8,             /* FUTEX_WAIT until *(u32 *)args[0] >= args[1] */
-    WR_OP_SPAWN = 9,            /* clone3(args[0] = struct clone_args *, args[1] = its size); the child runs
+    WR_OP_SYSCALL = 1,   /* nr(args...) */
+    WR_OP_STORE = 2,     /* *(args[0]) = args[1], args[2] bytes wide (1, 2, 4, 8) */
+    WR_OP_LOAD = 3,      /* result = *(args[0]), args[1] bytes wide (1, 2, 4, 8), zero-extended */
+    WR_OP_CHECK_EQ = 4,  /* fail with EINVAL unless args[0] == args[1] */
+    WR_OP_CHECK_GE = 5,  /* fail with EINVAL unless args[0] >= args[1], unsigned */
+    WR_OP_CHECK_MEM = 6, /* fail with EINVAL unless args[2] bytes at args[0] and args[1] are the same */
+    WR_OP_ADD = 7,       /* atomically *(u32 *)args[0] += args[1], then FUTEX_WAKE all, shared */
+    WR_OP_WAIT = 8,      /* FUTEX_WAIT until *(u32 *)args[0] >= args[1] */
+    WR_OP_SPAWN = 9,     /* clone3(args[0] = struct clone_args *, args[1] = its size); the child runs
                                    program args[2] on the stack named there; the result is the tid */
-    WR_OP_ENTER = 10,           /* rt_sigreturn with rsp = args[0] (address of a struct ucontext); no return */
-    WR_OP_PAGER = 11,           /* become the pager of wr_process args[0]; no return */
-    WR_OP_EXIT = 12,            /* exit_group(args[0]); no return */
+    WR_OP_ENTER = 10,    /* rt_sigreturn with rsp = args[0] (address of a struct ucontext); no return */
+    WR_OP_PAGER = 11,    /* become the pager of wr_process args[0]; no return */
+    WR_OP_EXIT = 12,     /* exit_group(args[0]); no return */
 };
 
 enum wr_expect {
-    WR_EXPECT_OK = 0,           /* the result is no error (not in [-4095, -1]) */
-    WR_EXPECT_EXACT = 1,        /* the result equals `expected` */
-    WR_EXPECT_ANY = 2,          /* whatever comes */
-    WR_EXPECT_OK_OR = 3,        /* no error, or exactly `expected` (a negative errno) */
+    WR_EXPECT_OK = 0,    /* the result is no error (not in [-4095, -1]) */
+    WR_EXPECT_EXACT = 1, /* the result equals `expected` */
+    WR_EXPECT_ANY = 2,   /* whatever comes */
+    WR_EXPECT_OK_OR = 3, /* no error, or exactly `expected` (a negative errno) */
 };
 
 enum wr_op_flags {
-    WR_NR_FROM_SLOT = 1,        /* the syscall number is slots[nr] */
-    WR_FILE_CHECK = 2,          /* a comparison of a file with what it was: left out by --force-files */
+    WR_NR_FROM_SLOT = 1, /* the syscall number is slots[nr] */
+    WR_FILE_CHECK = 2,   /* a comparison of a file with what it was: left out by --force-files */
 };
 
 struct wr_op {
-    uint8_t kind;               /* enum wr_op_kind */
-    uint8_t expect;             /* enum wr_expect */
-    uint16_t flags;             /* enum wr_op_flags */
-    uint16_t result;            /* slot for the result, or WR_NO_SLOT */
-    uint16_t object;            /* index in the object table, or WR_NO_OBJECT */
-    uint32_t nr;                /* syscall number, or a slot with WR_NR_FROM_SLOT */
+    uint8_t kind;    /* enum wr_op_kind */
+    uint8_t expect;  /* enum wr_expect */
+    uint16_t flags;  /* enum wr_op_flags */
+    uint16_t result; /* slot for the result, or WR_NO_SLOT */
+    uint16_t object; /* index in the object table, or WR_NO_OBJECT */
+    uint32_t nr;     /* syscall number, or a slot with WR_NR_FROM_SLOT */
     uint32_t pad;
     int64_t expected;
     struct wr_arg args[6];
@@ -83,31 +83,32 @@ struct wr_op {
 
 /* What an op is about, for the message when it fails: offsets of NUL-terminated UTF-8 in the image. */
 struct wr_object {
-    uint32_t text_offset;       /* "fd 5: /srv/app.log" */
-    uint32_t hint_offset;       /* the way out: "put the file back, or use --force-files"; may point at "" */
+    uint32_t text_offset; /* "fd 5: /srv/app.log" */
+    uint32_t hint_offset; /* the way out: "put the file back, or use --force-files"; may point at "" */
 };
 
 struct wr_program {
-    uint32_t ops_offset;        /* in the image, 8-byte aligned */
+    uint32_t ops_offset; /* in the image, 8-byte aligned */
     uint32_t ops_count;
-    uint32_t name_offset;       /* "main 1234", for plan and messages */
-    uint32_t stack_offset;      /* image offset just above the loader stack of this task, 16-byte aligned; 0 = launcher's */
+    uint32_t name_offset; /* "main 1234", for plan and messages */
+    uint32_t
+        stack_offset; /* image offset just above the loader stack of this task, 16-byte aligned; 0 = launcher's */
 };
 
 /* Slots that the launcher fills before the first op runs; Python's own start at WR_SLOT_FIRST. */
 enum wr_slot {
-    WR_SLOT_REGION = 0,         /* first address of the region */
+    WR_SLOT_REGION = 0, /* first address of the region */
     WR_SLOT_REGION_BYTES = 1,
-    WR_SLOT_REGION_END = 2,     /* exclusive */
-    WR_SLOT_TAIL_BYTES = 3,     /* TASK_SIZE (0x7ffffffff000) - region end */
-    WR_SLOT_VVAR = 4,           /* where the launcher's vvar/vvar_vclock/vdso lie, one contiguous block */
+    WR_SLOT_REGION_END = 2, /* exclusive */
+    WR_SLOT_TAIL_BYTES = 3, /* TASK_SIZE (0x7ffffffff000) - region end */
+    WR_SLOT_VVAR = 4,       /* where the launcher's vvar/vvar_vclock/vdso lie, one contiguous block */
     WR_SLOT_VVAR_BYTES = 5,
-    WR_SLOT_VVAR_VCLOCK = 6,    /* 0 and 0 bytes where the kernel has none */
+    WR_SLOT_VVAR_VCLOCK = 6, /* 0 and 0 bytes where the kernel has none */
     WR_SLOT_VVAR_VCLOCK_BYTES = 7,
     WR_SLOT_VDSO = 8,
     WR_SLOT_VDSO_BYTES = 9,
-    WR_SLOT_SCRATCH = 10,       /* address of WR_SCRATCH_BYTES inside the region, for anything to be parked at */
-    WR_SLOT_UFFD_NR = 11,       /* how to make a userfaultfd: a syscall number and three arguments */
+    WR_SLOT_SCRATCH = 10, /* address of WR_SCRATCH_BYTES inside the region, for anything to be parked at */
+    WR_SLOT_UFFD_NR = 11, /* how to make a userfaultfd: a syscall number and three arguments */
     WR_SLOT_UFFD_ARG0 = 12,
     WR_SLOT_UFFD_ARG1 = 13,
     WR_SLOT_UFFD_ARG2 = 14,
@@ -117,11 +118,11 @@ enum wr_slot {
     WR_SLOT_STDIN = 18,         /* fds at or above fd_base: the launcher's stdio */
     WR_SLOT_STDOUT = 19,
     WR_SLOT_STDERR = 20,
-    WR_SLOT_PIDFD = 21,         /* fd: pidfd of the restored process (wr_process 0), opened by its own program */
-    WR_SLOT_PAGER_STACK = 22,   /* lowest address of the pager's stack */
+    WR_SLOT_PIDFD = 21, /* fd: pidfd of the restored process (wr_process 0), opened by its own program */
+    WR_SLOT_PAGER_STACK = 22, /* lowest address of the pager's stack */
     WR_SLOT_PAGER_STACK_BYTES = 23,
-    WR_SLOT_PAGER_TLS = 24,     /* FS base for the pager */
-    WR_SLOT_CTL = 25,           /* address of struct wr_ctl */
+    WR_SLOT_PAGER_TLS = 24, /* FS base for the pager */
+    WR_SLOT_CTL = 25,       /* address of struct wr_ctl */
     WR_SLOT_FIRST = 32,
 };
 
@@ -133,70 +134,71 @@ enum wr_region_limits {
 
 /* One restored process. Single-process images have one. */
 struct wr_process {
-    int32_t pid;                /* as the program saw it (innermost PID namespace) */
-    uint32_t main_program;      /* indices in the program table */
+    int32_t pid;           /* as the program saw it (innermost PID namespace) */
+    uint32_t main_program; /* indices in the program table */
     uint32_t pager_program;
-    uint32_t threads;           /* number of tasks that end in WR_OP_ENTER */
-    uint64_t map_id;            /* key in `maps` */
-    uint32_t records_count;     /* records in that value */
-    uint32_t map_check;         /* the last four bytes of that value's zstd frame */
-    uint64_t vdso_syscall;      /* address of a `syscall` instruction in the restored vDSO, for the teardown */
-    uint32_t flags;             /* enum wr_process_flags */
+    uint32_t threads;       /* number of tasks that end in WR_OP_ENTER */
+    uint64_t map_id;        /* key in `maps` */
+    uint32_t records_count; /* records in that value */
+    uint32_t map_check;     /* the last four bytes of that value's zstd frame */
+    uint64_t vdso_syscall;  /* address of a `syscall` instruction in the restored vDSO, for the teardown */
+    uint32_t flags;         /* enum wr_process_flags */
     uint32_t segments_count;
-    uint32_t segments_offset;   /* struct wr_segment[], sorted by start */
+    uint32_t segments_offset; /* struct wr_segment[], sorted by start */
     uint32_t pad;
 };
 
 enum wr_process_flags {
-    WR_PROCESS_STOPPED = 1,     /* was in group-stop: resumes stopped (T), SIGCONT lets it go */
+    WR_PROCESS_STOPPED = 1,      /* was in group-stop: resumes stopped (T), SIGCONT lets it go */
+    WR_PROCESS_DEATH_SIGNAL = 2, /* has a parent-death signal: its launcher must not end before it */
 };
 
 /* A VMA that the pager must know: where it may fault, and how pages get in. */
 struct wr_segment {
     uint64_t start;
-    uint64_t end;               /* exclusive */
-    uint32_t flags;             /* enum wr_segment_flags */
-    uint32_t prot;              /* PROT_* the VMA has once restored */
+    uint64_t end;   /* exclusive */
+    uint32_t flags; /* enum wr_segment_flags */
+    uint32_t prot;  /* PROT_* the VMA has once restored */
 };
 
 enum wr_segment_flags {
-    WR_SEGMENT_LAZY = 1,        /* registered with userfaultfd, MISSING */
-    WR_SEGMENT_WRITE = 2,       /* not registrable (file-private): pages are written by memcpy, all eager */
-    WR_SEGMENT_MOVE = 4,        /* anonymous, exactly READ|WRITE, not mlocked: UFFDIO_MOVE can put pages here */
-    WR_SEGMENT_HUGE = 8,        /* MADV_HUGEPAGE */
+    WR_SEGMENT_LAZY = 1,  /* registered with userfaultfd, MISSING */
+    WR_SEGMENT_WRITE = 2, /* not registrable (file-private): pages are written by memcpy, all eager */
+    WR_SEGMENT_MOVE = 4,  /* anonymous, exactly READ|WRITE, not mlocked: UFFDIO_MOVE can put pages here */
+    WR_SEGMENT_HUGE = 8,  /* MADV_HUGEPAGE */
     WR_SEGMENT_WIPEONFORK = 16, /* MADV_WIPEONFORK: a forked child reads zeroes here */
 };
 
 struct wr_header {
-    uint8_t magic[8];           /* "RSTRIMG" and NUL */
-    uint32_t version;           /* WR_VERSION */
-    uint32_t header_bytes;      /* sizeof(struct wr_header) */
-    uint64_t image_id;          /* the key this blob is stored under */
-    uint64_t image_bytes;       /* decoded size of the blob */
-    uint64_t memory_bytes;      /* what to map for it, page multiple: the blob, then zeroes (stacks, buffers) */
-    uint64_t bases[8];          /* where the region may lie: page-aligned starts of holes, best first, 0 = none */
-    uint64_t base_bytes[8];     /* how large each hole is */
-    uint64_t xfeatures;         /* XCR0 bits the xstate uses: the CPU must have them enabled */
-    uint32_t xstate_bytes;      /* size of the largest XSAVE area */
-    uint32_t fd_base;           /* all restorer fds lie at or above: max(64, largest fd + 1) */
-    uint32_t programs_offset;   /* struct wr_program[] */
+    uint8_t magic[8];       /* "RSTRIMG" and NUL */
+    uint32_t version;       /* WR_VERSION */
+    uint32_t header_bytes;  /* sizeof(struct wr_header) */
+    uint64_t image_id;      /* the key this blob is stored under */
+    uint64_t image_bytes;   /* decoded size of the blob */
+    uint64_t memory_bytes;  /* what to map for it, page multiple: the blob, then zeroes (stacks, buffers) */
+    uint64_t bases[8];      /* where the region may lie: page-aligned starts of holes, best first, 0 = none */
+    uint64_t base_bytes[8]; /* how large each hole is */
+    uint64_t xfeatures;     /* XCR0 bits the xstate uses: the CPU must have them enabled */
+    uint32_t xstate_bytes;  /* size of the largest XSAVE area */
+    uint32_t fd_base;       /* all restorer fds lie at or above: max(64, largest fd + 1) */
+    uint32_t programs_offset; /* struct wr_program[] */
     uint32_t programs_count;
-    uint32_t objects_offset;    /* struct wr_object[] */
+    uint32_t objects_offset; /* struct wr_object[] */
     uint32_t objects_count;
-    uint32_t processes_offset;  /* struct wr_process[] */
+    uint32_t processes_offset; /* struct wr_process[] */
     uint32_t processes_count;
-    uint32_t ports_offset;      /* struct wr_port[]: listening inet sockets, for --publish */
+    uint32_t ports_offset; /* struct wr_port[]: listening inet sockets, for --publish */
     uint32_t ports_count;
-    uint32_t shared_program;    /* run by the launcher itself before the first clone */
-    uint32_t slots_count;       /* highest slot used + 1, at most WR_SLOTS */
-    uint32_t manifest_offset;   /* UTF-8 JSON, for Python and people; last in the blob */
+    uint32_t shared_program;  /* run by the launcher itself before the first clone */
+    uint32_t slots_count;     /* highest slot used + 1, at most WR_SLOTS */
+    uint32_t manifest_offset; /* UTF-8 JSON, for Python and people; last in the blob */
     uint32_t manifest_bytes;
 };
 
 /* A port in the image's data which --publish may replace before any program runs. */
 struct wr_port {
-    uint32_t value_offset;      /* of a big-endian uint16_t (sin_port, sin6_port) */
-    uint32_t protocol;          /* IPPROTO_TCP or IPPROTO_UDP */
+    uint32_t value_offset; /* of a big-endian uint16_t (sin_port, sin6_port) */
+    uint32_t protocol;     /* IPPROTO_TCP or IPPROTO_UDP */
 };
 
 /* ---------------------------------------------------------------- page index */
@@ -204,65 +206,65 @@ struct wr_port {
 /* One chunk of one address space. In the store (`maps`) `where` is the chunk's sequence number; the launcher
  * replaces it by the offset of the chunk's frame in data.mdb. Sorted by addr, no two records with one addr. */
 struct wr_record {
-    uint64_t addr;              /* of the 64 KiB window, aligned to WR_CHUNK_BYTES */
+    uint64_t addr; /* of the 64 KiB window, aligned to WR_CHUNK_BYTES */
     uint64_t where;
-    uint32_t check;             /* the last four bytes of the chunk's frame: binds content to index */
-    uint32_t frame_bytes;       /* length of the frame */
-    uint16_t mask;              /* bit i: page i of the window is stored; the chunk decodes to these, packed in order */
-    uint16_t flags;             /* enum wr_record_flags */
+    uint32_t check;       /* the last four bytes of the chunk's frame: binds content to index */
+    uint32_t frame_bytes; /* length of the frame */
+    uint16_t mask;  /* bit i: page i of the window is stored; the chunk decodes to these, packed in order */
+    uint16_t flags; /* enum wr_record_flags */
     uint32_t pad;
 };
 
 enum wr_record_flags {
-    WR_RECORD_EAGER = 1,        /* never-lazy: in place before resume */
-    WR_RECORD_WRITE = 2,        /* lies in a WR_SEGMENT_WRITE segment */
+    WR_RECORD_EAGER = 1, /* never-lazy: in place before resume */
+    WR_RECORD_WRITE = 2, /* lies in a WR_SEGMENT_WRITE segment */
 };
 
 /* ---------------------------------------------------------------- shared at run time */
 
 enum wr_fill {
-    WR_FILL_BACKGROUND = 0,     /* faults first, the rest when idle */
-    WR_FILL_NONE = 1,           /* on demand only */
-    WR_FILL_BEFORE = 2,         /* everything before resume */
+    WR_FILL_BACKGROUND = 0, /* faults first, the rest when idle */
+    WR_FILL_NONE = 1,       /* on demand only */
+    WR_FILL_BEFORE = 2,     /* everything before resume */
 };
 
 /* The first failed op of any task of the tree. */
 struct wr_failure {
-    uint32_t claimed;           /* compare-and-swap 0 -> 1 by whoever fails first, 2 when the rest is written */
+    uint32_t claimed; /* compare-and-swap 0 -> 1 by whoever fails first, 2 when the rest is written */
     uint32_t program;
     uint32_t op;
-    int32_t error;              /* errno, positive; 0: the result was not the one expected */
+    int32_t error; /* errno, positive; 0: the result was not the one expected */
     int64_t result;
 };
 
 /* What the pager did, in pages unless the name says otherwise. */
 struct wr_counters {
-    uint64_t faults;            /* userfault messages handled */
-    uint64_t fault_pages;       /* installed because of a fault */
-    uint64_t fill_pages;        /* installed by the background fill */
-    uint64_t eager_pages;       /* installed before resume */
-    uint64_t moved_pages;       /* installed by UFFDIO_MOVE */
-    uint64_t copied_pages;      /* installed by UFFDIO_COPY */
-    uint64_t zero_pages;        /* unknown pages answered with UFFDIO_ZEROPAGE */
-    uint64_t written_pages;     /* installed by memcpy (WR_SEGMENT_WRITE) */
+    uint64_t faults;        /* userfault messages handled */
+    uint64_t fault_pages;   /* installed because of a fault */
+    uint64_t fill_pages;    /* installed by the background fill */
+    uint64_t eager_pages;   /* installed before resume */
+    uint64_t moved_pages;   /* installed by UFFDIO_MOVE */
+    uint64_t copied_pages;  /* installed by UFFDIO_COPY */
+    uint64_t zero_pages;    /* unknown pages answered with UFFDIO_ZEROPAGE */
+    uint64_t written_pages; /* installed by memcpy (WR_SEGMENT_WRITE) */
     uint64_t poisoned_pages;
-    uint64_t dropped_pages;     /* forgotten: unmapped, discarded or populated by someone else */
+    uint64_t dropped_pages; /* forgotten: unmapped, discarded or populated by someone else */
     uint64_t decoded_chunks;
-    uint64_t read_bytes;        /* compressed bytes read from data.mdb */
-    uint64_t events;            /* fork, remap, remove, unmap */
-    uint64_t retries;           /* EAGAIN of an install */
-    uint64_t total_pages;       /* in the index */
+    uint64_t read_bytes;  /* compressed bytes read from data.mdb */
+    uint64_t events;      /* fork, remap, remove, unmap */
+    uint64_t retries;     /* EAGAIN of an install */
+    uint64_t total_pages; /* in the index */
 };
 
 /* Shared memory of launcher, loader and pager: one page-aligned block, MAP_SHARED in the region. */
 struct wr_ctl {
-    uint32_t go;                /* futex: 1 = run */
-    uint32_t ready;             /* futex: tasks of the tree that wait for go */
-    uint32_t eager_done;        /* futex: 1 = all eager pages in place */
-    uint32_t left;              /* tasks that have executed their last op */
-    uint32_t index_ready;       /* futex: 1 = `where` of all records is resolved */
-    uint32_t fill;              /* enum wr_fill, set by the launcher */
-    uint32_t loaded;            /* futex: 1 = the pager has nothing left to bring */
+    uint32_t go;          /* futex: 1 = run */
+    uint32_t ready;       /* futex: tasks of the tree that wait for go */
+    uint32_t eager_done;  /* futex: 1 = all eager pages in place */
+    uint32_t left;        /* tasks that have executed their last op */
+    uint32_t index_ready; /* futex: 1 = `where` of all records is resolved */
+    uint32_t fill;        /* enum wr_fill, set by the launcher */
+    uint32_t loaded;      /* futex: 1 = the pager has nothing left to bring */
     uint32_t pad;
     struct wr_failure failure;
     struct wr_counters counters;
@@ -272,20 +274,20 @@ struct wr_ctl {
 struct wr_runtime {
     uint64_t region;
     uint64_t region_end;
-    uint64_t image;             /* struct wr_header and what follows */
-    uint64_t slots;             /* uint64_t[WR_SLOTS] */
-    uint64_t ctl;               /* struct wr_ctl */
-    uint64_t records;           /* struct wr_record[records_count], MAP_SHARED with the launcher */
+    uint64_t image;   /* struct wr_header and what follows */
+    uint64_t slots;   /* uint64_t[WR_SLOTS] */
+    uint64_t ctl;     /* struct wr_ctl */
+    uint64_t records; /* struct wr_record[records_count], MAP_SHARED with the launcher */
     uint64_t records_count;
-    uint64_t pool;              /* private zeroed memory for the pager's masks, views and spaces */
+    uint64_t pool; /* private zeroed memory for the pager's masks, views and spaces */
     uint64_t pool_bytes;
-    uint64_t staging;           /* a VMA of its own: private anonymous READ|WRITE between two PROT_NONE pages */
-    uint64_t staging_bytes;     /* multiple of WR_CHUNK_BYTES */
-    uint64_t decoder;           /* static zstd decompression context */
+    uint64_t staging;       /* a VMA of its own: private anonymous READ|WRITE between two PROT_NONE pages */
+    uint64_t staging_bytes; /* multiple of WR_CHUNK_BYTES */
+    uint64_t decoder;       /* static zstd decompression context */
     uint64_t decoder_bytes;
-    uint64_t input;             /* buffer for compressed bytes */
+    uint64_t input; /* buffer for compressed bytes */
     uint64_t input_bytes;
-    uint32_t file_checks;       /* 0 under --force-files */
+    uint32_t file_checks; /* 0 under --force-files */
     uint32_t pad;
 };
 
@@ -295,18 +297,19 @@ enum wr_pager_fd {
     WR_PAGER_DATA = 1,
     WR_PAGER_CHANNEL = 2,
     WR_PAGER_PIDFD = 3,
-    WR_PAGER_FDS = 4,           /* everything from here on is closed; fork events bring more */
+    WR_PAGER_FDS = 4, /* everything from here on is closed; fork events bring more */
 };
 
 enum wr_message_kind {
-    WR_MESSAGE_UFFD = 1,        /* with the userfaultfd as SCM_RIGHTS */
-    WR_MESSAGE_READY = 2,       /* the tree waits for go */
-    WR_MESSAGE_LOADED = 3,      /* nothing is missing any more; the pager has closed its userfaultfd */
-    WR_MESSAGE_POISONED = 4,    /* a = address of the window, b = `where` of the chunk, c = pages */
-    WR_MESSAGE_EAGER_BAD = 5,   /* as POISONED, before resume: the restore has failed */
-    WR_MESSAGE_LOST = 6,        /* the pager cannot go on: a = errno, b = what it did (enum wr_lost) */
-    WR_MESSAGE_CHILD = 7,       /* with a forked child's userfaultfd as SCM_RIGHTS, for the launcher to hold; a = its number */
-    WR_MESSAGE_CHILD_GONE = 8,  /* the child numbered a is loaded or has ended: close what was held */
+    WR_MESSAGE_UFFD = 1,      /* with the userfaultfd as SCM_RIGHTS */
+    WR_MESSAGE_READY = 2,     /* the tree waits for go */
+    WR_MESSAGE_LOADED = 3,    /* nothing is missing any more; the pager has closed its userfaultfd */
+    WR_MESSAGE_POISONED = 4,  /* a = address of the window, b = `where` of the chunk, c = pages */
+    WR_MESSAGE_EAGER_BAD = 5, /* as POISONED, before resume: the restore has failed */
+    WR_MESSAGE_LOST = 6,      /* the pager cannot go on: a = errno, b = what it did (enum wr_lost) */
+    WR_MESSAGE_CHILD =
+        7, /* with a forked child's userfaultfd as SCM_RIGHTS, for the launcher to hold; a = its number */
+    WR_MESSAGE_CHILD_GONE = 8, /* the child numbered a is loaded or has ended: close what was held */
 };
 
 enum wr_lost {
@@ -318,7 +321,7 @@ enum wr_lost {
 
 /* One SOCK_SEQPACKET message. */
 struct wr_message {
-    uint32_t kind;              /* enum wr_message_kind */
+    uint32_t kind; /* enum wr_message_kind */
     uint32_t pad;
     uint64_t a;
     uint64_t b;

@@ -121,9 +121,15 @@ static void try_teardown(struct launch *launch)
     leave_alone(launch);
 }
 
+/* PR_SET_PDEATHSIG: a launcher that left a program which asked for it would kill it by leaving. */
+static bool may_leave(const struct launch *launch)
+{
+    return launch->options.detach && !(image_process(&launch->image)->flags & WR_PROCESS_DEATH_SIGNAL);
+}
+
 static bool finished(const struct launch *launch)
 {
-    if (launch->options.detach && launch->phase == PHASE_ALONE)
+    if (launch->phase == PHASE_ALONE && may_leave(launch))
         return true;
     return launch->tree.target_ended && launch->tree.pager == 0;
 }

@@ -8,9 +8,9 @@
 #include <stdint.h>
 
 struct tr_error {
-    int32_t code;               /* errno */
-    char call[60];              /* what failed, NUL-terminated: "PTRACE_SEIZE", "process_vm_readv" */
-    uint64_t object;            /* tid or address it failed on */
+    int32_t code;    /* errno */
+    char call[60];   /* what failed, NUL-terminated: "PTRACE_SEIZE", "process_vm_readv" */
+    uint64_t object; /* tid or address it failed on */
 };
 
 #endif

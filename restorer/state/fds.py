@@ -12,16 +12,13 @@ import errno
 import fcntl
 import os
 import struct
-from collections import defaultdict
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from restorer.errors import Refused
-from restorer.native import kcmp
 from restorer.program import SLOT, Image, Slot, ok_or
 from restorer.state import descriptors, epolls, eventfds, files, inet, pipes, sockets, stdio, unixsockets
-from restorer.state.descriptors import KCMP_FILE, Descriptor, copied
+from restorer.state.descriptors import Descriptor, copied
 from restorer.state.epolls import Epoll
 from restorer.state.eventfds import EventFd
 from restorer.state.files import File
@@ -29,6 +26,7 @@ from restorer.state.inet import InetSocket
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
 from restorer.state.pipes import Opened, Pipe, PipeEnd
+from restorer.state.sharing import Descriptions
 from restorer.state.stdio import Stdio
 from restorer.state.unixsockets import UnixSocket
 from restorer.syscalls import NR
@@ -128,33 +126,24 @@ class _Capture:
         self.refusals: list[Refused] = []
 
     def table(self) -> Fds:
-        representatives: dict[Hashable, list[tuple[int, Descriptor]]] = defaultdict(list)
+        known = Descriptions()
         objects: list[Description] = []
         fds: list[Fd] = []
         for descriptor in self.found:
-            index = self._known(descriptor, representatives)
+            shareable = not self.outside.is_stdio(descriptor)
+            index = known.find(descriptor) if shareable else None
             if index is None:
                 description = self._try(descriptor)
                 if description is None:
                     continue
                 index = len(objects)
                 objects.append(description)
-                representatives[_key(descriptor)].append((index, descriptor))
+                if shareable:
+                    known.add(descriptor, index)
             fds.append(Fd(descriptor.number, descriptor.cloexec, index))
         self._raise()
         self._check_chroot(objects)
         return Fds(tuple(fds), tuple(objects), tuple(self.captured_pipes), self.tracee.process.cwd())
-
-    def _known(
-        self, descriptor: Descriptor, representatives: dict[Hashable, list[tuple[int, Descriptor]]]
-    ) -> int | None:
-        """The description this fd shares with an earlier one."""
-        if self.outside.is_stdio(descriptor):
-            return None
-        for index, other in representatives[_key(descriptor)]:
-            if _same_description(descriptor, other):
-                return index
-        return None
 
     def _try(self, descriptor: Descriptor) -> Description | None:
         try:
@@ -198,9 +187,11 @@ class _Capture:
     def _ends(self, descriptor: Descriptor) -> list[Descriptor]:
         """One descriptor for each description of the pipe."""
         ends: list[Descriptor] = []
+        known = Descriptions()
         for other in self.found:
             same = other.is_fifo and os.path.samestat(other.stat, descriptor.stat)
-            if same and not any(_same_description(other, end) for end in ends):
+            if same and known.find(other) is None:
+                known.add(other, len(ends))
                 ends.append(other)
         return ends
 
@@ -247,17 +238,6 @@ class _Capture:
             raise Refused(
                 "a unix socket bound to a path inside a chroot cannot be checkpointed", "close it first"
             )
-
-
-def _key(descriptor: Descriptor) -> Hashable:
-    """Equal for fds that may share a description, so that few have to be compared by kcmp(2)."""
-    return descriptor.link, descriptor.stat.st_ino, descriptor.flags & ~os.O_CLOEXEC
-
-
-def _same_description(one: Descriptor, other: Descriptor) -> bool:
-    if _key(one) != _key(other):
-        return False
-    return one.number == other.number or kcmp(one.pid, other.pid, KCMP_FILE, one.number, other.number) == 0
 
 
 def emit(table: Fds, image: Image) -> None:

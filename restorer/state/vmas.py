@@ -168,7 +168,7 @@ def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:
 
 
 def emit_hide_region(image: Image) -> None:
-    """Keeps the region out of the children of the process, and its pages unshared: a shared one cannot be moved."""
+    """Keeps the region out of forked children; UFFDIO_MOVE takes no page that a child shares."""
     with image.about("the address space"):
         image.main.syscall(NR.madvise, SLOT.region, SLOT.region_bytes, _MADV_DONTFORK)
 

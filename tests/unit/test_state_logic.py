@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 
 from restorer import wire
-from restorer.program import Image, Op, Program, ok_or
+from restorer.ops import Op
+from restorer.program import Image, Program, ok_or
 from restorer.state import credentials, epolls, inet, itimers, multicast, pipes, rlimits, scheduling, session
 from restorer.state.credentials import Credentials
 from restorer.state.itimers import Itimer, Itimers
