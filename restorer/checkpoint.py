@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from restorer import compile as compiler
-from restorer import memory
+from restorer import loading, memory
 from restorer.memory import MemorySummary
 from restorer.state import fds
 from restorer.store import ImageWriter, open_store
@@ -68,6 +68,7 @@ def _work(request: Request, link: Link) -> Result:
 
 
 def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> Result:
+    loading.finish(request.pid, link.check)
     frozen = time.monotonic()
     with ExitStack() as held:
         tracee = held.enter_context(seize(request.pid))

@@ -100,7 +100,6 @@ def program(workdir: Path, cleanup: None) -> Callable[[str], Program]:
     def start(name: str) -> Program:
         folder = workdir / f"{name}-{len(list(workdir.iterdir()))}"
         folder.mkdir()
-        folder.chmod(0o777)
         started = Program(name, harness.build(name), folder)
         started.start()
         return started

@@ -20,6 +20,9 @@
 #include "teardown.h"
 #include "terminal.h"
 
+/* From `restorer checkpoint`, which can only take a process that has all its memory: bring the rest now. */
+#define SIGNAL_FILL (SIGRTMIN + 1)
+
 enum { TRIES_QUICK = 50, WAIT_QUICK_MS = 1, WAIT_SLOW_MS = 20 };
 
 static void die_restoring(const struct launch *launch, const char *who, int status) __attribute__((noreturn));
@@ -97,7 +100,9 @@ static void reap(struct launch *launch)
 static void on_signal(struct launch *launch, const struct signalfd_siginfo *info)
 {
     int signal = (int)info->ssi_signo;
-    if (signal == SIGCHLD || launch->options.detach)
+    if (signal == SIGNAL_FILL)
+        launch->region.ctl->fill = WR_FILL_BACKGROUND;
+    if (signal == SIGCHLD || signal == SIGNAL_FILL || launch->options.detach)
         return;
     if (launch->phase != PHASE_RESTORING)
         terminal_forward(&launch->tree, info);

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that restorer itself has restored, with a pager beside it until all its memory is there.
+
+Until then it cannot be checkpointed: what is missing is in the other image, the pager would be in this one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from restorer.errors import Refused, RestorerError
+from restorer.native import kcmp, pidfd_open, pidfd_send_signal
+from restorer.procfs import Process
+
+__all__ = ["finish"]
+
+_KCMP_VM = 1
+_LAUNCHER = "restorer-launch"
+_PATIENCE_S, _PATIENCE_STOPPED_S, _POLL_S = 300.0, 10.0, 0.002
+# native/launcher/supervise.c: bring the rest now, whatever --fill said
+_FILL_SIGNAL = signal.SIGRTMIN + 1
+
+
+def finish(pid: int, check: Callable[[], None]) -> None:
+    """Asks for the memory that `pid` still lacks, if it is being restored, and waits until all is there.
+
+    `check` is called now and then, and may raise. Raises Refused when the memory does not come in time.
+    """
+    launcher = _launcher_of(pid)
+    if launcher is None:
+        return
+    fd = pidfd_open(launcher)
+    try:
+        pidfd_send_signal(fd, _FILL_SIGNAL)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(fd)
+    began = time.monotonic()
+    while _launcher_of(pid) is not None:
+        check()
+        waited_s = time.monotonic() - began
+        # One that was stopped in its image has yet to run the last of its loader.
+        if waited_s > _PATIENCE_STOPPED_S and _is_stopped(pid):
+            raise Refused(f"process {pid} is stopped, and not yet restored to the end", "send it SIGCONT")
+        if waited_s > _PATIENCE_S:
+            raise Refused(f"process {pid} is still being restored by process {launcher}", "try again later")
+        time.sleep(_POLL_S)
+
+
+def _is_stopped(pid: int) -> bool:
+    return Process(pid).status.state == "T"
+
+
+def _launcher_of(pid: int) -> int | None:
+    """The launcher of `pid` while a pager of its own shares the memory of `pid`."""
+    try:
+        parent = Process(Process(pid).status.ppid)
+        if parent.comm() != _LAUNCHER:
+            return None
+        siblings = [child for child in parent.children() if child != pid]
+    except RestorerError:
+        return None
+    return parent.pid if any(_shares_memory(pid, sibling) for sibling in siblings) else None
+
+
+def _shares_memory(pid: int, other: int) -> bool:
+    try:
+        return kcmp(pid, other, _KCMP_VM, 0, 0) == 0
+    except OSError:
+        return False
