@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from restorer import holes, wire
@@ -292,27 +290,22 @@ def _manifest(state: CheckpointState, summary: MemorySummary) -> bytes:
         "created": time.time(),
         "pid": state.pid,
         "command": shlex.join(state.argv) or f"[{state.name}]",
-        "summary": plain(summary),
-        "state": plain(state),
+        "summary": summary,
+        "state": state,
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    text = json.dumps(document, default=plain, separators=(",", ":"), ensure_ascii=False)
+    # Paths may hold bytes that are no UTF-8; people read this, programs do not restore from it.
+    return text.encode("utf-8", "replace")
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it: dataclasses as objects, sets as sorted lists, bytes as hex, long ones as
-    their length."""
-    if isinstance(value, Enum):
-        return value.value
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    """One value as JSON has it, its parts as they are: dataclasses as objects, sets as sorted lists, bytes as
+    hex or, where they are many, as their number. Raises TypeError for what is none of these.
+    """
+    if is_dataclass(value):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
     if isinstance(value, bytes):
         return value.hex() if len(value) <= _BYTES_SHOWN_MAX else f"{len(value)} bytes"
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no place in a manifest")

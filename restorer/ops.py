@@ -61,6 +61,7 @@ class CTL:
     index_ready = Ctl(16)
     fill = Ctl(20)
     loaded = Ctl(24)
+    ahead = Ctl(28)
 
 
 class SLOT:

@@ -113,6 +113,7 @@ _OP_ARGUMENTS = {
     OpKind.ENTER: ("enter", 1),
     OpKind.PAGER: ("become_pager", 1),
     OpKind.EXIT: ("exit_group", 1),
+    OpKind.AHEAD: ("decode_ahead", 0),
 }
 _E = TypeVar("_E", bound=IntEnum)
 

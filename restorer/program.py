@@ -157,9 +157,9 @@ class Program:
         """Turns into the pager of that process; the last op of a pager program."""
         self._append(OpKind.PAGER, (process,))
 
-    def exit(self, code: int) -> None:
-        """exit_group(code); no op after it runs."""
-        self._append(OpKind.EXIT, (code,))
+    def decode_ahead(self) -> None:
+        """Turns into the pager's second thread; the last op of its program."""
+        self._append(OpKind.AHEAD, ())
 
 
 class Image:
@@ -187,6 +187,7 @@ class Image:
         self.main = self._program(name, stack=True)
         self.threads = [self.main, *(self._program(f"thread {i}", stack=True) for i in range(1, threads))]
         self.pager = self._program("pager", stack=False)
+        self.decoder = self._program("decoder", stack=False)
 
     def _program(self, name: str, *, stack: bool) -> Program:
         top = self.reserve(STACK_BYTES, align=16) + STACK_BYTES if stack else None

@@ -62,6 +62,7 @@ class OpKind(IntEnum):
     ENTER = 10
     PAGER = 11
     EXIT = 12
+    AHEAD = 13
 
 
 class ExpectKind(IntEnum):

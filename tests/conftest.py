@@ -58,7 +58,7 @@ def nothing_left(request: pytest.FixtureRequest, requirements: None) -> Iterator
     with suppress(AssertionError):
         harness.wait_until(lambda: not harness.still_running(left), "what ends by itself", 5.0)
     running = {pid: harness.status(pid, "Name") for pid in left if harness.is_running(pid)}
-    harness.kill_all(left)
+    harness.kill_all_but(processes)
     assert not running, f"left behind: {running}"
     assert harness.mounts() == mounts
 
@@ -68,7 +68,7 @@ def cleanup(nothing_left: None) -> Iterator[None]:
     """Ends every process that was started since, restored ones and their launchers included."""
     before = set(harness.descendants(os.getpid()))
     yield
-    harness.kill_all([pid for pid in harness.descendants(os.getpid()) if pid not in before])
+    harness.kill_all_but(before)
 
 
 @pytest.fixture

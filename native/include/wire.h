@@ -23,6 +23,8 @@ enum wr_limits {
     WR_NO_OBJECT = 0xffff,
     WR_SLOTS = 4096,     /* slots in the region, 8 bytes each */
     WR_FD_BASE_MIN = 64, /* the image's own fd_base is at least this */
+    WR_HOT_BLOCK_BYTES = 262144, /* a block of the working set decodes to at most this */
+    WR_HOT_BLOCK_CHUNKS = 64,    /* and holds at most as many chunks: one page each */
 };
 
 /* ---------------------------------------------------------------- programs */
@@ -55,6 +57,7 @@ enum wr_op_kind {
     WR_OP_ENTER = 10,    /* rt_sigreturn with rsp = args[0] (address of a struct ucontext); no return */
     WR_OP_PAGER = 11,    /* become the pager of wr_process args[0]; no return */
     WR_OP_EXIT = 12,     /* exit_group(args[0]); no return */
+    WR_OP_AHEAD = 13,    /* become the thread that decodes ahead for the pager; no return */
 };
 
 enum wr_expect {
@@ -220,6 +223,36 @@ enum wr_record_flags {
     WR_RECORD_WRITE = 2, /* lies in a WR_SEGMENT_WRITE segment */
 };
 
+/* ---------------------------------------------------------------- working set */
+
+/* The first frame of a value in `hot` decodes to this, then wr_hot_block[blocks_count], then uint32_t[chunks_count]:
+ * indices of records in the order of use. The frames of the blocks follow the first one. */
+struct wr_hot {
+    uint8_t magic[8]; /* "RSTRHOT" and NUL */
+    uint64_t image_id;
+    uint32_t map_check; /* wr_process.map_check: the page index that the chunks are of */
+    uint32_t blocks_count;
+    uint32_t chunks_count;
+    uint32_t eager_blocks; /* so many, from the first on, hold all chunks that must be there before resume */
+};
+
+/* The packed pages of some chunks, one behind the other, as one frame. */
+struct wr_hot_block {
+    uint64_t where;       /* from the end of the first frame; the launcher makes it an offset in data.mdb */
+    uint32_t frame_bytes; /* length of the frame */
+    uint32_t check;       /* its last four bytes */
+    uint32_t first;       /* chunks [first, first + count) */
+    uint32_t count;
+};
+
+/* A file in the store's folder `recordings`: what one restore needed. uint32_t[chunks_count] follow. */
+struct wr_recording {
+    uint8_t magic[8]; /* "RSTRREC" and NUL */
+    uint64_t image_id;
+    uint32_t map_check;
+    uint32_t chunks_count;
+};
+
 /* ---------------------------------------------------------------- shared at run time */
 
 enum wr_fill {
@@ -254,6 +287,8 @@ struct wr_counters {
     uint64_t events;      /* fork, remap, remove, unmap */
     uint64_t retries;     /* EAGAIN of an install */
     uint64_t total_pages; /* in the index */
+    uint64_t hot_pages;   /* installed from the working set */
+    uint64_t hot_blocks;  /* of the working set decoded */
 };
 
 /* Shared memory of launcher, loader and pager: one page-aligned block, MAP_SHARED in the region. */
@@ -262,12 +297,65 @@ struct wr_ctl {
     uint32_t ready;       /* futex: tasks of the tree that wait for go */
     uint32_t eager_done;  /* futex: 1 = all eager pages in place */
     uint32_t left;        /* tasks that have executed their last op */
-    uint32_t index_ready; /* futex: 1 = `where` of all records is resolved */
+    uint32_t index_ready; /* futex: 1 = `where` of all records is resolved; wr_hot is whole from the start */
     uint32_t fill;        /* enum wr_fill, set by the launcher */
     uint32_t loaded;      /* futex: 1 = the pager has nothing left to bring */
-    uint32_t pad;
+    uint32_t ahead;       /* futex: thread id of the pager's decoding thread, 0 once it has gone */
     struct wr_failure failure;
     struct wr_counters counters;
+};
+
+enum wr_trace_limits {
+    WR_TRACE_VERSION = 1,
+    WR_TRACE_OFFSET = 4096, /* from struct wr_ctl on */
+    WR_TRACE_FAULTS = 1024,
+    WR_TRACE_NAME_BYTES = 208,
+    WR_NO_RECORD = 0xffffffff,
+};
+
+/* How a fault was answered. */
+enum wr_path {
+    WR_PATH_NOTHING = 0, /* the page had come, or gone, in between */
+    WR_PATH_MOVE = 1,
+    WR_PATH_COPY = 2,
+    WR_PATH_ZERO = 3,
+    WR_PATH_POISON = 4,
+    WR_PATH_HOT = 5, /* out of a block of the working set that was decoded already */
+};
+
+/* Phases of a fault, in cycles of the time stamp counter. */
+enum wr_phase {
+    WR_PHASE_QUEUE = 0,   /* from the read of the message to its turn */
+    WR_PHASE_LOOKUP = 1,  /* to the record */
+    WR_PHASE_READ = 2,    /* of the frame */
+    WR_PHASE_DECODE = 3,
+    WR_PHASE_INSTALL = 4,
+    WR_PHASES = 5,
+};
+
+struct wr_fault {
+    uint64_t tsc; /* when its message was read */
+    uint64_t addr;
+    uint32_t tid;    /* in the pager's PID namespace; 0 where the kernel does not tell */
+    uint32_t record; /* index of the chunk's record, or WR_NO_RECORD */
+    uint32_t path;   /* enum wr_path */
+    uint32_t phases[5];
+    uint32_t pad[2];
+};
+
+/* WR_TRACE_OFFSET behind struct wr_ctl, in the same shared memory. Readers get it from the launcher's memfd. */
+struct wr_trace {
+    uint8_t magic[8]; /* "RSTRTRC" and NUL */
+    uint32_t version; /* WR_TRACE_VERSION */
+    int32_t pid;      /* of the restored process, as the launcher sees it; 0 before it runs */
+    uint64_t image_id;
+    uint64_t records_count;
+    uint64_t tsc[2]; /* two moments by the time stamp counter, and by CLOCK_MONOTONIC in nanoseconds */
+    uint64_t ns[2];
+    uint64_t faults_count; /* ever; the last one is ring[(faults_count - 1) % WR_TRACE_FAULTS] */
+    uint64_t used_count;   /* of the uint32_t[records_count] that follow: records needed by faults, by first use */
+    uint8_t name[208];     /* of the image */
+    struct wr_fault ring[1024];
 };
 
 /* Where things lie in the region; absolute addresses, written by the launcher before the first clone. */
@@ -287,6 +375,11 @@ struct wr_runtime {
     uint64_t decoder_bytes;
     uint64_t input; /* buffer for compressed bytes */
     uint64_t input_bytes;
+    uint64_t trace; /* struct wr_trace */
+    uint64_t hot;   /* struct wr_hot and what follows; 0 without a working set */
+    uint64_t hot_buffer; /* WR_HOT_BLOCK_BYTES */
+    uint64_t hot_input;  /* for a block's frame */
+    uint64_t hot_input_bytes;
     uint32_t file_checks; /* 0 under --force-files */
     uint32_t pad;
 };
@@ -310,6 +403,7 @@ enum wr_message_kind {
     WR_MESSAGE_CHILD =
         7, /* with a forked child's userfaultfd as SCM_RIGHTS, for the launcher to hold; a = its number */
     WR_MESSAGE_CHILD_GONE = 8, /* the child numbered a is loaded or has ended: close what was held */
+    WR_MESSAGE_HOT_BAD = 9,    /* block a of the working set is not what its index says; it is not used any more */
 };
 
 enum wr_lost {

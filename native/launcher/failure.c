@@ -25,6 +25,7 @@ static const char *op_word(const struct region *region, const struct wr_op *op)
         [WR_OP_ENTER] = "rt_sigreturn",
         [WR_OP_PAGER] = "becoming the pager",
         [WR_OP_EXIT] = "exit_group",
+        [WR_OP_AHEAD] = "starting to decode ahead",
     };
     if (op->kind != WR_OP_SYSCALL)
         return words[op->kind];

@@ -93,7 +93,7 @@ static bool arg_valid(const struct wr_header *header, const struct wr_arg *arg)
 static bool op_valid(const struct image *image, const struct wr_op *op)
 {
     const struct wr_header *header = image_header(image);
-    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_EXIT || op->expect > WR_EXPECT_OK_OR)
+    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_AHEAD || op->expect > WR_EXPECT_OK_OR)
         return false;
     if ((op->flags & ~(WR_NR_FROM_SLOT | WR_FILE_CHECK)) != 0)
         return false;

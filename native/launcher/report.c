@@ -36,6 +36,8 @@ static const struct {
     {"events", offsetof(struct wr_counters, events)},
     {"retries", offsetof(struct wr_counters, retries)},
     {"total_pages", offsetof(struct wr_counters, total_pages)},
+    {"hot_pages", offsetof(struct wr_counters, hot_pages)},
+    {"hot_blocks", offsetof(struct wr_counters, hot_blocks)},
 };
 
 enum { COUNTERS = sizeof(counter_fields) / sizeof(counter_fields[0]) };

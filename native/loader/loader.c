@@ -172,6 +172,8 @@ static long perform(const struct task *task, const struct wr_op *op, const uint6
         enter(a[0]);
     case WR_OP_PAGER:
         pager_main(task->rt, (uint32_t)a[0]);
+    case WR_OP_AHEAD:
+        ahead_main(task->rt);
     case WR_OP_EXIT:
         raw1(SYS_exit_group, a[0]);
     }

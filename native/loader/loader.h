@@ -10,4 +10,7 @@ void loader_start(const struct wr_runtime *rt, uint32_t program);
 /* native/pager: serves wr_process `process` until it is loaded or gone. */
 _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process);
 
+/* A thread of that pager: decodes what it will need next. */
+_Noreturn void ahead_main(const struct wr_runtime *rt);
+
 #endif

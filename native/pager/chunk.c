@@ -17,22 +17,29 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-int chunk_init(struct pager *p)
+int decoder_init(const struct pager *p, struct decoder *decoder)
 {
-    p->decoder = ZSTD_initStaticDCtx((void *)p->rt->decoder, p->rt->decoder_bytes);
-    p->slots_count = (uint32_t)(p->rt->staging_bytes / WR_CHUNK_BYTES);
-    return p->decoder && p->slots_count ? 0 : -ENOMEM;
+    decoder->zstd = ZSTD_initStaticDCtx(decoder->memory, p->rt->decoder_bytes);
+    return decoder->zstd ? 0 : -ENOMEM;
 }
 
-static long read_frame(struct pager *p, const struct wr_record *record)
+int chunk_init(struct pager *p)
+{
+    p->decoder.memory = (uint8_t *)p->rt->decoder;
+    p->decoder.input = (uint8_t *)p->rt->input;
+    p->slots_count = (uint32_t)(p->rt->staging_bytes / WR_CHUNK_BYTES);
+    return p->slots_count ? decoder_init(p, &p->decoder) : -ENOMEM;
+}
+
+static long read_frame(struct pager *p, const struct wr_record *record, uint8_t *input)
 {
     uint64_t done = 0;
 
     if (record->frame_bytes > p->rt->input_bytes || record->frame_bytes < sizeof(record->check))
         return -EBADMSG;
     while (done < record->frame_bytes) {
-        long n = raw4(SYS_pread64, WR_PAGER_DATA, p->rt->input + done, record->frame_bytes - done,
-                      record->where + done);
+        long n =
+            raw4(SYS_pread64, WR_PAGER_DATA, input + done, record->frame_bytes - done, record->where + done);
 
         if (n == -EINTR)
             continue;
@@ -42,7 +49,27 @@ static long read_frame(struct pager *p, const struct wr_record *record)
             return -EBADMSG;
         done += (uint64_t)n;
     }
-    p->counters->read_bytes += done;
+    __atomic_fetch_add(&p->counters->read_bytes, done, __ATOMIC_RELAXED);
+    return 0;
+}
+
+int decoder_run(struct pager *p, struct decoder *decoder, uint64_t index, uint8_t *pages)
+{
+    const struct wr_record *record = &p->records[index];
+    uint64_t bytes = (uint64_t)__builtin_popcount(record->mask) * WR_PAGE_BYTES;
+    long result = read_frame(p, record, decoder->input);
+    uint32_t check;
+
+    if (result != 0)
+        return (int)result;
+    decoder->read_at = trace_now();
+    __builtin_memcpy(&check, decoder->input + record->frame_bytes - sizeof(check), sizeof(check));
+    if (check != record->check)
+        return -EBADMSG;
+    if (ZSTD_decompressDCtx(decoder->zstd, pages, WR_CHUNK_BYTES, decoder->input, record->frame_bytes) !=
+        bytes)
+        return -EBADMSG;
+    __atomic_fetch_add(&p->counters->decoded_chunks, 1, __ATOMIC_RELAXED);
     return 0;
 }
 
@@ -64,23 +91,9 @@ static void take_place(struct pager *p, int urgent, struct decoded *decoded)
 
 int chunk_decode(struct pager *p, uint64_t index, int urgent, struct decoded *decoded)
 {
-    const struct wr_record *record = &p->records[index];
-    const uint8_t *frame = (const uint8_t *)p->rt->input;
-    uint64_t bytes = (uint64_t)__builtin_popcount(record->mask) * WR_PAGE_BYTES;
-    long result = read_frame(p, record);
-    uint32_t check;
-
-    if (result != 0)
-        return (int)result;
-    __builtin_memcpy(&check, frame + record->frame_bytes - sizeof(check), sizeof(check));
-    if (check != record->check)
-        return -EBADMSG;
     decoded->record = index;
     take_place(p, urgent, decoded);
-    if (ZSTD_decompressDCtx(p->decoder, decoded->pages, WR_CHUNK_BYTES, frame, record->frame_bytes) != bytes)
-        return -EBADMSG;
-    p->counters->decoded_chunks++;
-    return 0;
+    return decoder_run(p, &p->decoder, index, decoded->pages);
 }
 
 int chunk_populate_one(struct pager *p)

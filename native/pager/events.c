@@ -15,7 +15,7 @@
 enum { MESSAGES = 16, SETTLE_NS = 1000000 };
 
 /* A fault that finds the queue full is woken instead: the thread faults again. */
-static void queue_fault(struct pager *p, struct space *space, uint64_t addr)
+static void queue_fault(struct pager *p, struct space *space, uint64_t addr, uint32_t tid)
 {
     addr &= ~(uint64_t)(WR_PAGE_BYTES - 1);
     if (p->faults_count == FAULTS_MAX) {
@@ -23,7 +23,7 @@ static void queue_fault(struct pager *p, struct space *space, uint64_t addr)
         return;
     }
     p->faults[(p->faults_first + p->faults_count++) % FAULTS_MAX] =
-        (struct fault){.addr = addr, .space = (uint32_t)(space - p->spaces)};
+        (struct fault){.addr = addr, .tsc = trace_now(), .space = (uint32_t)(space - p->spaces), .tid = tid};
 }
 
 static struct space *free_space(struct pager *p)
@@ -75,7 +75,7 @@ static void apply(struct pager *p, struct space *space, const struct uffd_msg *m
     uint64_t start = message->arg.remove.start, end = message->arg.remove.end;
 
     if (message->event == UFFD_EVENT_PAGEFAULT) {
-        queue_fault(p, space, message->arg.pagefault.address);
+        queue_fault(p, space, message->arg.pagefault.address, message->arg.pagefault.feat.ptid);
         return;
     }
     p->counters->events++;

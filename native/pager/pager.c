@@ -129,20 +129,80 @@ static void install_everywhere(struct pager *p, const struct decoded *decoded, u
     }
 }
 
-void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter)
+/* `where` of a record is written by the launcher while the loader runs, and longer where a working set comes first. It
+ * may end while we wait: then nobody will ever set the word. */
+static void wait_for_index(struct pager *p)
 {
-    struct decoded decoded;
-    int result = chunk_decode(p, index, urgent, &decoded);
+    const struct timespec_raw timeout = {0, INDEX_WAIT_NS};
+    struct pollfd fd = {.fd = WR_PAGER_CHANNEL};
 
+    while (!p->index_ready) {
+        p->index_ready = __atomic_load_n(&p->ctl->index_ready, __ATOMIC_SEQ_CST) != 0;
+        if (p->index_ready)
+            return;
+        raw4(SYS_futex, &p->ctl->index_ready, FUTEX_WAIT, 0, &timeout);
+        if (raw6(SYS_ppoll, (long)&fd, 1, (long)&(struct timespec_raw){0, 0}, 0, 0, 0) > 0)
+            fail_stop(p);
+    }
+}
+
+void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *counter)
+{
+    if (p->records[decoded->record].flags & WR_RECORD_WRITE && !p->resumed)
+        write_file_pages(p, decoded);
+    install_everywhere(p, decoded, counter);
+}
+
+/* What became of decoding a chunk: its pages where they belong, or poison there. */
+static void deliver(struct pager *p, int result, const struct decoded *decoded, uint64_t *counter)
+{
     if (result == -EBADMSG || result == -EIO) {
-        poison(p, index);
+        poison(p, decoded->record);
         return;
     }
     if (result != 0)
         pager_lost(p, WR_LOST_DATA_READ, result);
-    if (p->records[index].flags & WR_RECORD_WRITE && !p->resumed)
-        write_file_pages(p, &decoded);
-    install_everywhere(p, &decoded, counter);
+    pager_install(p, decoded, counter);
+}
+
+void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter)
+{
+    const struct ahead_slot *ready = ahead_find(p, index);
+    struct decoded decoded = {.record = index};
+    int result;
+
+    if (ready) {
+        decoded.pages = ready->pages;
+        result = ready->result;
+    } else {
+        wait_for_index(p);
+        result = chunk_decode(p, index, urgent, &decoded);
+        trace_phase(p, WR_PHASE_READ, p->decoder.read_at);
+        trace_phase(p, WR_PHASE_DECODE, trace_now());
+    }
+    deliver(p, result, &decoded, counter);
+}
+
+static void bring_wanted(struct pager *p, uint64_t record)
+{
+    uint64_t *counter = &p->counters->fault_pages;
+
+    trace_used(p, record);
+    if (hot_fault(p, record, counter)) {
+        trace_end(p, WR_PATH_HOT);
+        return;
+    }
+    pager_bring(p, record, 1, counter);
+    trace_end(p, WR_PATH_NOTHING);
+}
+
+static int zero_unknown(struct pager *p, struct space *space, uint64_t addr)
+{
+    uint64_t before = p->counters->zero_pages;
+    int result = install_zero(p, space, addr);
+
+    trace_end(p, p->counters->zero_pages != before ? WR_PATH_ZERO : WR_PATH_NOTHING);
+    return result;
 }
 
 /* A page that is needed comes with its chunk; any other is one that the image does not have: zeroes. */
@@ -158,11 +218,13 @@ static void handle_fault(struct pager *p)
     if (!fault.addr || space->uffd < 0)
         return;
     p->counters->faults++;
+    trace_begin(p, &fault);
     record = space_wanted(space, fault.addr);
+    trace_phase(p, WR_PHASE_LOOKUP, trace_now());
     if (record >= 0)
-        pager_bring(p, (uint64_t)record, 1, &p->counters->fault_pages);
+        bring_wanted(p, (uint64_t)record);
     else
-        result = install_zero(p, space, fault.addr);
+        result = zero_unknown(p, space, fault.addr);
     if (result == -EAGAIN) {
         events_settle(p, space);
         install_wake(space, fault.addr, WR_PAGE_BYTES);
@@ -171,27 +233,55 @@ static void handle_fault(struct pager *p)
     }
 }
 
+static uint64_t *fill_counter(const struct pager *p)
+{
+    return p->eager_done ? &p->counters->fill_pages : &p->counters->eager_pages;
+}
+
 /* One record that the space lacks; 0 if it has all. */
 static int fill_one(struct pager *p, struct space *space)
 {
-    uint64_t *counter = p->eager_done ? &p->counters->fill_pages : &p->counters->eager_pages;
-
     for (; space->next < p->records_count; space->next++)
         if (space->need[space->next]) {
-            pager_bring(p, space->next, 0, counter);
+            pager_bring(p, space->next, 0, fill_counter(p));
             return 1;
         }
     return 0;
 }
 
+/* The same for the process's own space, together with the thread that decodes ahead. When nothing is left to take on, the
+ * thread may still be at a chunk: it is not waited for but done again, which happens once a restore. */
+static int fill_own(struct pager *p)
+{
+    struct ahead_slot *slot = ahead_first(p);
+    int64_t index;
+
+    wait_for_index(p);
+    if (slot) {
+        struct decoded decoded = {.record = slot->record, .pages = slot->pages};
+
+        if (p->spaces[0].need[slot->record])
+            deliver(p, slot->result, &decoded, fill_counter(p));
+        ahead_release(p);
+        return 1;
+    }
+    index = ahead_claim(p);
+    if (index < 0)
+        return fill_one(p, &p->spaces[0]);
+    pager_bring(p, (uint64_t)index, 0, fill_counter(p));
+    return 1;
+}
+
 static int eager_one(struct pager *p)
 {
+    if (hot_eager(p) && hot_one(p, &p->counters->eager_pages))
+        return 1;
     for (; p->eager_next < p->records_count; p->eager_next++)
         if (p->records[p->eager_next].flags & WR_RECORD_EAGER && p->spaces[0].need[p->eager_next]) {
             pager_bring(p, p->eager_next, 0, &p->counters->eager_pages);
             return 1;
         }
-    if (p->ctl->fill == WR_FILL_BEFORE && fill_one(p, &p->spaces[0]))
+    if (p->ctl->fill == WR_FILL_BEFORE && fill_own(p))
         return 1;
     p->eager_done = 1;
     __atomic_store_n(&p->ctl->eager_done, 1, __ATOMIC_SEQ_CST);
@@ -207,7 +297,7 @@ static int fill_any(struct pager *p)
 
     if (own->missing && !p->target_gone &&
         (p->ctl->fill != WR_FILL_NONE || own->views_count + VIEWS_RESERVE > own->views_max))
-        return fill_one(p, own);
+        return fill_own(p);
     for (uint32_t s = 1; s < p->spaces_count; s++) {
         struct space *space = &p->spaces[s];
 
@@ -222,6 +312,7 @@ static int fill_any(struct pager *p)
 
 static void run_out(struct pager *p)
 {
+    ahead_stop(p);
     raw1(SYS_close, WR_PAGER_UFFD);
     __atomic_store_n(&p->ctl->loaded, 1, __ATOMIC_SEQ_CST);
     raw3(SYS_futex, &p->ctl->loaded, FUTEX_WAKE, INT32_MAX);
@@ -284,6 +375,8 @@ static int work(struct pager *p)
     }
     if (!p->eager_done)
         return eager_one(p);
+    if (hot_one(p, &p->counters->fill_pages))
+        return 1;
     if (p->spaces[0].missing && chunk_populate_one(p))
         return 1;
     return fill_any(p);
@@ -323,19 +416,6 @@ static void init_spaces(struct pager *p, uint8_t *pool, uint64_t pool_bytes)
     p->counters->total_pages = p->spaces[0].missing;
 }
 
-/* The launcher may end while we wait: then nobody will ever set the word. */
-static void wait_for_index(struct pager *p)
-{
-    const struct timespec_raw timeout = {0, INDEX_WAIT_NS};
-    struct pollfd fd = {.fd = WR_PAGER_CHANNEL};
-
-    while (!__atomic_load_n(&p->ctl->index_ready, __ATOMIC_SEQ_CST)) {
-        raw4(SYS_futex, &p->ctl->index_ready, FUTEX_WAIT, 0, &timeout);
-        if (raw6(SYS_ppoll, (long)&fd, 1, (long)&(struct timespec_raw){0, 0}, 0, 0, 0) > 0)
-            fail_stop(p);
-    }
-}
-
 _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
 {
     const struct wr_header *header = (const struct wr_header *)rt->image;
@@ -351,10 +431,11 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
     p->records_count = rt->records_count;
     p->ctl = (struct wr_ctl *)rt->ctl;
     p->counters = &p->ctl->counters;
-    /* The launcher writes the records, masks and all, while the loader runs: none may be looked at before. */
-    wait_for_index(p);
+    p->trace = (struct wr_trace *)(rt->trace);
+    hot_init(p);
     p->buffer = (uint8_t *)rt->pool + pager_bytes;
     pager_bytes += WR_CHUNK_BYTES;
+    pager_bytes += ahead_init(p, (uint8_t *)rt->pool + pager_bytes);
     init_spaces(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     if (chunk_init(p) != 0)
         pager_lost(p, WR_LOST_POOL, -ENOMEM);

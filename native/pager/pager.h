@@ -6,6 +6,8 @@
  *   chunk.c    a chunk's bytes from the store into memory
  *   install.c  pages from memory into a space: MOVE, COPY, ZEROPAGE, POISON, and what each errno means
  *   events.c   what the kernel tells: faults, forks, moved and dropped ranges
+ *   hot.c      the working set of earlier restores, block by block
+ *   trace.c    what happened, in memory shared with the launcher
  *   pager.c    the loop: faults first, then what must be there before resume, then the rest
  *
  * One thread does it all, so there are no locks: what a userfaultfd's owner must keep in order (an event read, then
@@ -20,6 +22,7 @@
 #include "space.h"
 
 enum {
+    AHEAD_SLOTS = 8,
     FAULTS_MAX = 64,
     SPACES_MAX = 64,
     SPACES_RESERVE = 8, /* free spaces below which children are filled before more events are read */
@@ -28,7 +31,9 @@ enum {
 
 struct fault {
     uint64_t addr;
+    uint64_t tsc;   /* when its message was read */
     uint32_t space; /* index in spaces */
+    uint32_t tid;
 };
 
 /* A chunk in memory, decoded: its stored pages in order. */
@@ -36,6 +41,33 @@ struct decoded {
     uint64_t record;
     uint8_t *pages;
     int staged; /* 1: in the staging VMA, pages may be moved out of it */
+};
+
+/* What one thread needs to turn frames into pages. */
+struct decoder {
+    uint8_t *memory; /* wr_runtime.decoder_bytes */
+    uint8_t *input;  /* wr_runtime.input_bytes */
+    void *zstd;      /* ZSTD_DCtx in `memory` */
+    uint64_t read_at; /* time stamp of the end of the last read */
+};
+
+struct ahead_slot {
+    uint64_t record;
+    uint8_t *pages;
+    int result; /* of decoder_run */
+};
+
+/* A ring between the thread that decodes ahead (produced) and the pager (consumed). */
+struct ahead {
+    uint32_t state;
+    uint32_t bell; /* futex: something has changed for the thread */
+    uint32_t asleep;
+    uint32_t usable;
+    uint32_t produced;
+    uint32_t consumed;
+    uint64_t cursor; /* records below are taken on by somebody, or were not needed */
+    struct decoder decoder;
+    struct ahead_slot slots[AHEAD_SLOTS];
 };
 
 struct pager {
@@ -63,8 +95,25 @@ struct pager {
     uint32_t slot_next; /* the oldest ready one, taken next */
     uint8_t *buffer;    /* WR_CHUNK_BYTES, always populated: decoded here, pages are copied out */
 
-    void *decoder;       /* ZSTD_DCtx */
+    struct decoder decoder;
+    struct ahead ahead;
     uint64_t eager_next; /* first record that may still be eager */
+    int index_ready;     /* ctl.index_ready was seen set */
+
+    const struct wr_hot *hot; /* NULL without a working set */
+    uint32_t hot_blocks;      /* 0 once one of them was bad */
+    uint32_t hot_next;        /* block to be opened next */
+    const struct wr_hot_block *hot_open; /* its chunks lie decoded in rt->hot_buffer, or NULL */
+    uint32_t hot_chunk;                  /* of the open block: the next one to install */
+    uint32_t hot_at[WR_HOT_BLOCK_CHUNKS]; /* where in the buffer each of its chunks begins */
+
+    struct wr_trace *trace;
+    struct wr_fault traced; /* the fault being handled */
+    uint64_t traced_at;     /* time stamp of its last phase */
+    uint64_t traced_moved, traced_copied, traced_poisoned; /* counters before it */
+    uint64_t traced_count;
+    uint64_t used_count;
+
     int eager_done;
     int resumed;     /* ctl.go was seen set: from here on nobody writes through file-private views */
     int target_gone; /* the process has ended or executed another program */
@@ -84,6 +133,54 @@ int chunk_populate_one(struct pager *p);
 
 /* Where page `page` of the record's window lies in the decoded bytes. It must be in the record's mask. */
 uint8_t *chunk_page(const struct pager *p, const struct decoded *decoded, uint32_t page);
+
+/* 0, or -ENOMEM when `memory` is too small for zstd. */
+int decoder_init(const struct pager *p, struct decoder *decoder);
+
+/* Reads and decodes record `index` to `pages` (WR_CHUNK_BYTES). Errors as chunk_decode. */
+int decoder_run(struct pager *p, struct decoder *decoder, uint64_t index, uint8_t *pages);
+
+/* ---- ahead.c ---- */
+
+/* Cuts what the thread needs from zeroed `memory`; gives the bytes used. */
+uint64_t ahead_init(struct pager *p, uint8_t *memory);
+
+/* The record to fill next, never one that the thread is at: -1 when none is left to take on. Sets the thread to work. */
+int64_t ahead_claim(struct pager *p);
+
+/* The oldest chunk that the thread has finished, NULL when there is none; ahead_release gives its place back. */
+struct ahead_slot *ahead_first(struct pager *p);
+void ahead_release(struct pager *p);
+
+/* The same chunk by its record, to be used but not released. */
+struct ahead_slot *ahead_find(struct pager *p, uint64_t record);
+
+/* Returns when the thread has gone. */
+void ahead_stop(struct pager *p);
+
+/* ---- hot.c ---- */
+
+void hot_init(struct pager *p);
+
+/* Installs the next chunk of the working set; 0 when there is none left. */
+int hot_one(struct pager *p, uint64_t *counter);
+
+/* Whether some of what must be there before resume is still to come out of the working set. */
+int hot_eager(const struct pager *p);
+
+/* Installs chunk `record` if it lies in the block that is decoded; 0 if not. */
+int hot_fault(struct pager *p, uint64_t record, uint64_t *counter);
+
+/* ---- trace.c ---- */
+
+uint64_t trace_now(void);
+
+/* A fault from its turn to its answer: begin, used when it is known which chunk it needs, phase at the end of each
+ * phase, end. WR_PATH_NOTHING: told from the counters. */
+void trace_begin(struct pager *p, const struct fault *fault);
+void trace_used(struct pager *p, uint64_t record);
+void trace_phase(struct pager *p, uint32_t phase, uint64_t now);
+void trace_end(struct pager *p, uint32_t path);
 
 /* ---- install.c ---- */
 
@@ -110,6 +207,9 @@ void events_settle(struct pager *p, struct space *space);
 void events_release(struct pager *p, struct space *space);
 
 /* ---- pager.c ---- */
+
+/* Decoded pages into every space that needs them. */
+void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *counter);
 
 /* Brings record `index` to every space that needs it. */
 void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter);

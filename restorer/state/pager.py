@@ -12,14 +12,18 @@ import resource
 import struct
 
 from restorer import wire
-from restorer.program import SLOT, Image, Slot
+from restorer.program import CTL, SLOT, Image, Slot, exactly
 from restorer.state import credentials, threads
 from restorer.syscalls import NR
 
 _CLONE_VM, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x8000, 0x80000
 _PR_SET_NAME = 15
-_PR_SET_SECCOMP = 22
-_SECCOMP_MODE_FILTER = 2
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
+# CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
+_DECODER_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000 | 0x100000 | 0x200000
+_ARGS_CHILD_TID, _ARGS_PARENT_TID = 16, 24
+_DECODER_STACK_BYTES, _TLS_BYTES = 65536, 4096
+_SCHED_ATTR, _SCHED_IDLE = struct.Struct("<II40x"), 5
 _CLOSE_ALL_ABOVE = 0xFFFFFFFF
 
 _INSN = struct.Struct("<HBBI")
@@ -42,6 +46,7 @@ _ALLOWED = (
     NR.kcmp,
     NR.restart_syscall,
     NR.munmap,
+    NR.exit,
     NR.exit_group,
 )
 
@@ -97,12 +102,28 @@ def emit(state: credentials.Credentials, uffd: Slot, image: Image) -> None:
         program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
         program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
         credentials.emit_pager(state, image)
+        _emit_decoder(image)
         _emit_filter(image)
         program.become_pager(0)
+
+
+def _emit_decoder(image: Image) -> None:
+    """A thread of the pager that decodes ahead, and gets no CPU that anybody else wants."""
+    program = image.pager
+    args = threads.clone_args(image, _DECODER_FLAGS)
+    program.store(args + _ARGS_CHILD_TID, CTL.ahead)
+    program.store(args + _ARGS_PARENT_TID, CTL.ahead)
+    program.store(args + threads.ARGS_STACK, image.reserve(_DECODER_STACK_BYTES))
+    program.store(args + threads.ARGS_STACK_BYTES, _DECODER_STACK_BYTES)
+    program.store(args + threads.ARGS_TLS, image.reserve(_TLS_BYTES))
+    thread = program.spawn(args, threads.CLONE_ARGS_BYTES, image.decoder)
+    program.syscall(NR.sched_setattr, thread, image.data(_SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_IDLE)), 0)
+    image.decoder.decode_ahead()
 
 
 def _emit_filter(image: Image) -> None:
     code = filter_program()
     table = image.data(struct.pack("<HxxxxxxQ", len(code) // _INSN.size, 0))
     image.pager.store(table + 8, image.data(code))
-    image.pager.syscall(NR.prctl, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, table)
+    flags = _SECCOMP_FILTER_FLAG_TSYNC
+    image.pager.syscall(NR.seccomp, _SECCOMP_SET_MODE_FILTER, flags, table, expect=exactly(0))

@@ -86,6 +86,11 @@ class Mapping:
         return "lo" in self.vma.flags
 
     @property
+    def sealed(self) -> bool:
+        """mseal(2)."""
+        return "sl" in self.vma.flags
+
+    @property
     def late_prot(self) -> bool:
         """Needs to be writable until its pages are in place, then gets its protection."""
         return self.written and self.vma.prot & _READ_WRITE != _READ_WRITE
@@ -220,18 +225,23 @@ def emit_late(state: Vmas, image: Image) -> None:
     """Waits for the never-lazy pages; then what could not be done before: protections, mlock, mseal."""
     image.main.wait(CTL.eager_done)
     for mapping in state.mappings:
-        vma = mapping.vma
-        with image.about(f"memory at {vma}"):
-            if mapping.late_prot:
-                image.main.syscall(NR.mprotect, vma.start, vma.length, vma.prot)
-            if mapping.locked:
-                how = _MLOCK_ONFAULT if "lf" in vma.flags else 0
-                image.main.syscall(NR.mlock2, vma.start, vma.length, how)
-            if "sl" in vma.flags:
-                image.main.syscall(NR.mseal, vma.start, vma.length, 0)
+        if mapping.late_prot or mapping.locked or mapping.sealed:
+            with image.about(f"memory at {mapping.vma}"):
+                _emit_late_one(mapping, image)
     if state.lock_future:
         with image.about("mlockall"):
             image.main.syscall(NR.mlockall, state.lock_future)
+
+
+def _emit_late_one(mapping: Mapping, image: Image) -> None:
+    vma = mapping.vma
+    if mapping.late_prot:
+        image.main.syscall(NR.mprotect, vma.start, vma.length, vma.prot)
+    if mapping.locked:
+        how = _MLOCK_ONFAULT if "lf" in vma.flags else 0
+        image.main.syscall(NR.mlock2, vma.start, vma.length, how)
+    if mapping.sealed:
+        image.main.syscall(NR.mseal, vma.start, vma.length, 0)
 
 
 def content(state: Vmas) -> tuple[Vma, ...]:

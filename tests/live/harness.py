@@ -113,6 +113,12 @@ def _still_there(pid: int) -> bool:
     return is_running(pid)
 
 
+def kill_all_but(spared: set[int]) -> None:
+    """Ends and reaps all our descendants but those; whom they leave to us when they end, too."""
+    while left := [pid for pid in descendants(os.getpid()) if pid not in spared]:
+        kill_all(left)
+
+
 @dataclass(frozen=True)
 class Restored:
     """A tree that `restore -d` has brought back."""

@@ -184,13 +184,13 @@ def test_expectations_and_flags() -> None:
 def test_objects_nest_and_are_shared() -> None:
     image = Image()
     with image.about("outer", "do this"):
-        image.main.exit(0)
+        image.main.wait(CTL.go)
         with image.about("inner"):
-            image.main.exit(0)
-        image.main.exit(0)
-    image.main.exit(0)
+            image.main.wait(CTL.go)
+        image.main.wait(CTL.go)
+    image.main.wait(CTL.go)
     with image.about("outer", "do this"):
-        image.main.exit(0)
+        image.main.wait(CTL.go)
     blob = Blob(image)
     assert [blob.op(1, i).object for i in range(5)] == [0, 1, 0, wire.NO_OBJECT, 0]
     assert blob.header.objects_count == 2
