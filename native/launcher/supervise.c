@@ -14,6 +14,8 @@
 #include "failure.h"
 #include "messages.h"
 #include "namespace.h"
+#include "proc.h"
+#include "recording.h"
 #include "report.h"
 #include "say.h"
 #include "signals.h"
@@ -51,9 +53,11 @@ static void on_pager_end(struct launch *launch, int status)
     launch->tree.pager = 0;
     if (launch->phase == PHASE_RESTORING)
         die_restoring(launch, "the pager", status);
-    /* It leaves with 0 when nobody is left who could miss a page: after an exec, or the target's end. */
-    if (launch->phase == PHASE_LEAVING || launch->tree.target_ended ||
-        (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+    /* It leaves with 0 when nobody is left who could miss a page: after the target's end, or an exec, which has
+     * taken the region out of the target's sight. Its word alone would not do: zeroes are silent. */
+    bool left = WIFEXITED(status) && WEXITSTATUS(status) == 0 &&
+                !proc_maps(launch->tree.target, launch->region.start);
+    if (launch->phase == PHASE_LEAVING || launch->tree.target_ended || left)
         leave_alone(launch);
 }
 
@@ -142,7 +146,7 @@ static bool finished(const struct launch *launch)
 static int poll_timeout_ms(const struct launch *launch)
 {
     if (launch->phase != PHASE_LEAVING)
-        return -1;
+        return recording_wait_ms(launch);
     return launch->teardown_tries < TRIES_QUICK ? WAIT_QUICK_MS : WAIT_SLOW_MS;
 }
 
@@ -159,6 +163,8 @@ static void step(struct launch *launch, int signals)
     messages_drain(launch);
     read_signals(launch, signals);
     reap(launch);
+    if (recording_wait_ms(launch) == 0)
+        recording_finish(launch);
     if (launch->phase == PHASE_RESTORING && fds[2].revents != 0)
         quit(EXIT_OWN_FAILURE);
     if (launch->phase == PHASE_LEAVING)
@@ -175,6 +181,7 @@ int supervise(struct launch *launch)
     int signals = signals_fd();
     while (!finished(launch))
         step(launch, signals);
+    recording_finish(launch);
     terminal_take();
     if (launch->tree.target_ended)
         tree_end_init(&launch->tree);

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Namespaces: the target must live in ours, but for its PID namespace."""
+"""Namespaces: the target must live in ours, but for its PID namespace.
+
+A mount namespace may be another one that shows the same mounts, /proc aside: `restore --pid ns` makes such.
+"""
 
 from __future__ import annotations
 
 import os
 
 from restorer.errors import Refused
+from restorer.procfs import Process
 from restorer.tracee import Tracee
 
 _KINDS = {
@@ -37,4 +41,20 @@ def _differs(tracee: Tracee, kind: str) -> bool:
         ours = os.readlink(f"/proc/self/ns/{kind}")
     except FileNotFoundError:
         return False
-    return any(thread.process.link(f"ns/{kind}") != ours for thread in tracee.threads)
+    if all(thread.process.link(f"ns/{kind}") == ours for thread in tracee.threads):
+        return False
+    return kind != "mnt" or any(
+        _mounts(thread.process) != _mounts(Process(os.getpid())) for thread in tracee.threads
+    )
+
+
+def _mounts(process: Process) -> set[tuple[str, ...]]:
+    """What is mounted where: (device, root, mount point, options, file system) of each mount but /proc."""
+    found: set[tuple[str, ...]] = set()
+    for line in process.text("mountinfo").splitlines():
+        mount, _, source = line.partition(" - ")
+        _, _, device, root, point, options, *_ = mount.split(" ")
+        kind = source.split(" ")[0]
+        if (kind, point) != ("proc", "/proc"):
+            found.add((device, root, point, options, kind))
+    return found

@@ -24,20 +24,36 @@ def test_pids_inside_and_outside(restorer: Restorer, program: Callable[[str], Pr
 
 
 @pytest.mark.parametrize("fill", ["background", "none"])
-def test_again_from_inside(restorer: Restorer, program: Callable[[str], Program], fill: str) -> None:
-    """What runs in a namespace can be checkpointed by a command that is in it, as the refusal says."""
+@pytest.mark.parametrize("options", [(), ("-R",)])
+def test_again(
+    restorer: Restorer, program: Callable[[str], Program], fill: str, options: tuple[str, ...]
+) -> None:
+    """A copy in a namespace of its own is a process like any other, its memory there or not."""
     started = program("verify")
     restorer.checkpoint(started.pid, "first")
     started.reap()
-    first = restorer.restore("first", "--pid", "ns", "--fill", "before")
-    enter = ("nsenter", "-t", str(first.pid), "-a")
-    assert " ".join(enter) in restorer.fails("checkpoint", first.pid, "second")
-    # Without -R the namespace would end with the program, and with the namespace the command.
-    done = restorer.run("checkpoint", started.pid, "second", "-R", prefix=enter)
-    assert done.returncode == 0, done.stderr
+    first = restorer.restore("first", "--pid", "ns", "--fill", fill)
+    restorer.checkpoint(first.pid, "second", *options)
     kill_all([first.pid])
     first.wait_gone()
     second = restorer.restore("second", "--pid", "ns", "--fill", fill)
     assert status(second.pid, "NSpid").split()[-1] == str(started.pid)
+    started.go()
+    assert started.result(second) == "ok\n"
+
+
+def test_again_from_inside(restorer: Restorer, program: Callable[[str], Program]) -> None:
+    """Without -R the namespace would end with the program, and with the namespace the command."""
+    started = program("verify")
+    restorer.checkpoint(started.pid, "first")
+    started.reap()
+    first = restorer.restore("first", "--pid", "ns", "--fill", "before")
+    done = restorer.run(
+        "checkpoint", started.pid, "second", "-R", prefix=("nsenter", "-t", str(first.pid), "-a")
+    )
+    assert done.returncode == 0, done.stderr
+    kill_all([first.pid])
+    first.wait_gone()
+    second = restorer.restore("second", "--pid", "ns")
     started.go()
     assert started.result(second) == "ok\n"
