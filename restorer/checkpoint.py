@@ -11,7 +11,7 @@ from pathlib import Path
 from restorer import compile as compiler
 from restorer import loading, memory
 from restorer.memory import MemorySummary
-from restorer.state import fds
+from restorer.state import contents, fds
 from restorer.store import ImageWriter, open_store
 from restorer.tracee import Tracee, seize
 from restorer.worker import Link, Progress, run_in_worker
@@ -105,7 +105,8 @@ def _describe(
     link.check()
     state = compiler.capture_state(tracee, tcp_close=request.tcp == "close")
     link.check()
-    summary = memory.capture(tracee, state.vmas, compiler.eager_ranges(state), writer, link.progress)
+    eager, carried = compiler.eager_ranges(state), contents.windows(state.contents)
+    summary = memory.capture(tracee, state.vmas, eager, writer, link.progress, carried)
     blob = compiler.compile_image(state, summary)
     link.check()
     return blob, summary, state.fds

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from restorer import holes, wire
 from restorer.errors import Refused
 from restorer.model import Vma
-from restorer.program import CTL, SLOT, Header, Image, ProcessEntry, Slot
+from restorer.program import CTL, SLOT, Header, Image, ProcessEntry, Segment, Slot
 from restorer.state import (
+    contents,
     credentials,
     cwd,
     fds,
@@ -31,11 +32,13 @@ from restorer.state import (
     pager,
     pending,
     personality,
+    posix_timers,
     prctls,
     registers,
     rlimits,
     scheduling,
     session,
+    sharers,
     sigactions,
     threads,
     umask,
@@ -76,11 +79,13 @@ class CheckpointState:
     vdso: vdso.Vdso
     mm: mm.Mm
     fds: fds.Fds
+    contents: contents.Contents
     cwd: cwd.Cwd
     umask: umask.Umask
     session: session.Session
     sigactions: tuple[sigactions.Sigaction, ...]
     itimers: itimers.Itimers
+    posix_timers: posix_timers.PosixTimers
     prctls: prctls.Prctls
     rlimits: rlimits.Rlimits
     oom: oom.Oom
@@ -111,8 +116,12 @@ def capture_state(tracee: Tracee, *, tcp_close: bool = False) -> CheckpointState
     process = tracee.process
     fd_numbers = process.fds()
     memory = vmas.capture(tracee)
+    timers = posix_timers.capture(tracee)
     parts = tuple(_capture_thread(tracee, index) for index in range(len(tracee.threads)))
     shared_pending = pending.capture(tracee)
+    vdso_state, open_files = vdso.capture(tracee), fds.capture(tracee, tcp_close=tcp_close)
+    carried = contents.place((*vmas.carried(memory), *fds.carried(open_files)), _used(memory, vdso_state))
+    sharers.check(tracee.pid, (content for content, _ in carried.files))
     return CheckpointState(
         pid=tracee.nspid,
         name=process.comm(),
@@ -120,14 +129,16 @@ def capture_state(tracee: Tracee, *, tcp_close: bool = False) -> CheckpointState
         stopped=tracee.stopped or pending.stops(shared_pending),
         fd_base=max(wire.FD_BASE_MIN, *(number + 1 for number in fd_numbers), 0),
         memory=memory,
-        vdso=vdso.capture(tracee),
+        vdso=vdso_state,
         mm=mm.capture(tracee),
-        fds=fds.capture(tracee, tcp_close=tcp_close),
+        fds=open_files,
+        contents=carried,
         cwd=cwd.capture(tracee),
         umask=umask.capture(tracee),
         session=session.capture(tracee),
         sigactions=sigactions.capture(tracee),
         itimers=itimers.capture(tracee),
+        posix_timers=posix_timers.settle(timers, (shared_pending, *(one.thread.pending for one in parts))),
         prctls=prctls.capture(tracee),
         rlimits=rlimits.capture(tracee),
         oom=oom.capture(tracee),
@@ -183,7 +194,8 @@ def _emit_address_space(state: CheckpointState, image: Image) -> None:
     vmas.emit_hide_region(image)
     vdso.emit_park(state.vdso, image)
     vmas.emit_clear(image)
-    vmas.emit(state.memory, image)
+    contents.emit(state.contents, image)
+    vmas.emit(state.memory, image, state.contents)
     vdso.emit(state.vdso, image)
 
 
@@ -202,11 +214,13 @@ def _emit_tasks(state: CheckpointState, image: Image, uffd: Slot) -> None:
 
 def _emit_process(state: CheckpointState, image: Image) -> None:
     session.emit(state.session, image)
+    contents.emit_late(state.contents, image)
     fds.emit(state.fds, image)
     oom.emit(state.oom, image)
     cwd.emit(state.cwd, image)
     umask.emit(state.umask, image)
     sigactions.emit(state.sigactions, image)
+    posix_timers.emit(state.posix_timers, image)
     prctls.emit(state.prctls, image)
     rlimits.emit(state.rlimits, image)
     scheduling.emit(state.leader.scheduling, image, 0)
@@ -225,6 +239,7 @@ def _emit_last(state: CheckpointState, image: Image) -> None:
     threads.emit_late(state.leader.thread, image, 0)
     pending.emit(state.pending, image)
     itimers.emit_late(state.itimers, image)
+    posix_timers.emit_late(state.posix_timers, image)
     with image.about("the channel to the launcher"):
         ready = image.data(wire.MESSAGE.pack(wire.MessageKind.READY, 0, 0, 0, 0))
         image.main.syscall(NR.write, SLOT.channel, ready, wire.MESSAGE.size)
@@ -241,8 +256,8 @@ def _emit_thread(part: ThreadPart, image: Image, index: int) -> None:
 
 
 def _header(state: CheckpointState, summary: MemorySummary) -> Header:
-    used = [(mapping.vma.start - _growth(mapping.vma), mapping.vma.end) for mapping in state.memory.mappings]
-    used += [(block.start, block.start + block.length) for block in state.vdso.blocks]
+    used = _used(state.memory, state.vdso)
+    used += [(segment.start, segment.end) for segment in contents.segments(state.contents)]
     bases = holes.candidate_bases(used)
     if not bases:
         raise Refused("the process leaves no room in its address space for the pager")
@@ -260,6 +275,11 @@ def _header(state: CheckpointState, summary: MemorySummary) -> Header:
     )
 
 
+def _used(memory: vmas.Vmas, kernels: vdso.Vdso) -> list[tuple[int, int]]:
+    used = [(mapping.vma.start - _growth(mapping.vma), mapping.vma.end) for mapping in memory.mappings]
+    return used + [(block.start, block.start + block.length) for block in kernels.blocks]
+
+
 def _growth(vma: Vma) -> int:
     # A stack may grow to its limit, 8 MiB as a rule, and keeps a guard gap of 1 MiB (stack_guard_gap).
     return 9 << 20 if "gd" in vma.flags else 0
@@ -273,8 +293,13 @@ def _process_entry(state: CheckpointState, summary: MemorySummary) -> ProcessEnt
         map_check=summary.map_check,
         vdso_syscall=state.vdso.syscall_insn,
         flags=_process_flags(state),
-        segments=vmas.segments(state.memory),
+        segments=_segments(state),
     )
+
+
+def _segments(state: CheckpointState) -> tuple[Segment, ...]:
+    found = (*vmas.segments(state.memory), *contents.segments(state.contents))
+    return tuple(sorted(found, key=lambda segment: segment.start))
 
 
 def _process_flags(state: CheckpointState) -> wire.ProcessFlag:

@@ -26,6 +26,24 @@ def candidate_bases(used: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], .
     return tuple(sorted(places, key=lambda place: -place[1])[: wire.BASES])
 
 
+def windows(used: Iterable[tuple[int, int]], sizes: Iterable[int]) -> list[int]:
+    """Addresses, aligned to chunks, for mappings of these sizes that are gone before the program resumes; fewer
+    than sizes where there is no room. At the low end of the largest holes.
+    """
+    free = sorted(_holes(used), key=lambda hole: hole[0] - hole[1])[: wire.BASES]
+    found: list[tuple[int, int]] = []
+    for size in sizes:
+        for number, (start, end) in enumerate(free):
+            at = (start + 2 * wire.CHUNK_BYTES - 1) // wire.CHUNK_BYTES * wire.CHUNK_BYTES
+            if size <= end - at - _MARGIN_BYTES:
+                found.append((at, size))
+                free[number] = at + size, end
+                break
+        else:
+            break
+    return [at for at, _ in found]
+
+
 def _holes(used: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     at = _LOWEST
     for start, end in sorted(used):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from restorer.model import Vma
 from restorer.native import ffi, lib
 from restorer.store import ImageWriter
 from restorer.tracee import Tracee
-from restorer.wire import PAGE_BYTES
+from restorer.wire import PAGE_BYTES, TASK_SIZE
 
 __all__ = ["MemorySummary", "Progress", "capture"]
 
@@ -60,9 +60,12 @@ def capture(
     eager: Sequence[tuple[int, int]],
     writer: ImageWriter,
     progress: Progress | None = None,
+    carried: Iterable[tuple[int, int, bytes]] = (),
 ) -> MemorySummary:
     """Puts the memory of a frozen process into `writer` and finishes its page index.
 
+    `carried` are (address, mask, pages) by address, written at those addresses before resume: they are of
+    mappings that the target itself does not have.
     `eager` are address ranges (`end` exclusive, in any order) that must be in place before resume. `progress`
     is called with the bytes done and an estimate of all of them; what it raises ends the capture. Raises
     Refused for memory that no image can hold, ProcessError, StoreFull, StoreDamaged.
@@ -70,9 +73,11 @@ def capture(
     pid = tracee.pid
     total_bytes = _resident_bytes(pid) if progress else 0
     done_bytes = eager_pages = 0
+    others = _Carried(carried, writer)
     with _walk(pid, _ranges(vmas), _merged(eager)) as walk:
         for buffer, windows in walk:
             for addr, offset, mask, flags in windows:
+                others.add_below(addr)
                 size = mask.bit_count() * PAGE_BYTES
                 writer.add(addr, mask, flags, buffer[offset : offset + size])
                 done_bytes += size
@@ -80,6 +85,7 @@ def capture(
             if progress:
                 progress(done_bytes, max(done_bytes, total_bytes))
         zero_pages = walk.zero_pages
+    others.add_below(TASK_SIZE)
     summary = writer.finish_map()
     return MemorySummary(
         image_id=writer.image_id,
@@ -88,13 +94,31 @@ def capture(
         records_count=summary.records_count,
         pages=summary.pages,
         zero_pages=zero_pages,
-        eager_pages=eager_pages,
+        eager_pages=eager_pages + others.pages,
         raw_bytes=summary.raw_bytes,
         stored_bytes=summary.stored_bytes,
         new_bytes=summary.new_bytes,
         new_chunks=summary.new_chunks,
         reused_chunks=summary.reused_chunks,
     )
+
+
+class _Carried:
+    """Feeds what is carried along to the writer in its place among the windows of the walk."""
+
+    def __init__(self, windows: Iterable[tuple[int, int, bytes]], writer: ImageWriter) -> None:
+        self._windows = iter(windows)
+        self._writer = writer
+        self._next = next(self._windows, None)
+        self.pages = 0
+
+    def add_below(self, end: int) -> None:
+        """All that lie below address `end`."""
+        while self._next is not None and self._next[0] < end:
+            addr, mask, pages = self._next
+            self._writer.add(addr, mask, lib.WR_RECORD_EAGER | lib.WR_RECORD_WRITE, pages)
+            self.pages += mask.bit_count()
+            self._next = next(self._windows, None)
 
 
 def _ranges(vmas: Sequence[Vma]) -> list[_Range]:

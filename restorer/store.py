@@ -35,6 +35,7 @@ from restorer.store_format import (
     COUNTER,
     DATABASES,
     FORMAT_VERSION,
+    FORMAT_VERSIONS,
     IMAGE_BYTES_MAX,
     KEY,
     MAP_BYTES,
@@ -50,6 +51,7 @@ from restorer.store_format import (
     os_errors,
     sync_folder,
 )
+from restorer.store_hot import OptimizeSummary, optimize
 from restorer.store_writer import ImageWriter, MapSummary
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "GcSummary",
     "ImageWriter",
     "MapSummary",
+    "OptimizeSummary",
     "ProcessEntry",
     "Ref",
     "Store",
@@ -199,8 +202,8 @@ class Store:
     def check_version(self) -> None:
         """Raises StoreError for a format that is not ours."""
         version = self.snapshot.get("meta", b"version")
-        if version != FORMAT_VERSION.to_bytes(4, "little"):
-            number = int.from_bytes(version or b"", "little")
+        number = int.from_bytes(version or b"", "little")
+        if number not in FORMAT_VERSIONS:
             raise StoreError(
                 f"store {self.path} has format {number}, this restorer knows {FORMAT_VERSION}",
                 "use the restorer that wrote it, or another --store",
@@ -343,6 +346,12 @@ class Store:
         everything when an image cannot be read, since what it uses is then unknown.
         """
         return collect(self)
+
+    def optimize(self, name: str, *, reset: bool = False) -> OptimizeSummary:
+        """Packs what restores of image `name` with --record needed, with what is packed already; `reset`
+        forgets both. Raises ImageNotFound, StoreDamaged, StoreFull.
+        """
+        return optimize(self, name, reset=reset)
 
     def verify(self, name: str | None = None) -> VerifyReport:
         """Decodes and checks every chunk of image `name`, or of all, and what leads to them. Raises

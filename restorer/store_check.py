@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from restorer import wire
 from restorer.errors import ImageNotFound, StoreDamaged, StoreError
 from restorer.store_format import CHUNK_BYTES, DATABASES, KEY, chunk_hash, lmdb_errors, unpack_hash
+from restorer.store_hot import check_hot, drop_recordings
 
 if TYPE_CHECKING:
     import lmdb
@@ -103,13 +104,19 @@ def collect(store: Store) -> GcSummary:
         with lmdb_errors(store.path):
             freed = [
                 _drop(snapshot, txn, env.open_db(name.encode(), txn=txn, create=False), name, keep)
-                for name, keep in (("images", used.images), ("maps", used.maps), ("chunks", used.chunks))
+                for name, keep in (
+                    ("images", used.images),
+                    ("maps", used.maps),
+                    ("chunks", used.chunks),
+                    ("hot", used.images),
+                )
             ]
             hashes = env.open_db(b"hashes", txn=txn, create=False)
             for entry in list(snapshot.entries("hashes")):
                 if unpack_hash(store.path, entry.key, snapshot.read(entry))[0] not in used.chunks:
                     txn.delete(entry.key, db=hashes)
             txn.commit()
+        drop_recordings(store.path, used.images)
         return GcSummary(freed[0][0], freed[1][0], freed[2][0], sum(size for _, size in freed))
 
 
@@ -179,6 +186,7 @@ class _Verifier:
                 raise self._store.damaged(f"page index {process.map_id} has {len(chunks)} records")
             for chunk in chunks:
                 self._chunk(name, chunk)
+            check_hot(self._store, ref.image_id, process, chunks)
 
     def _chunk(self, name: str, chunk: Chunk) -> None:
         look = self._looked_at.get(chunk.seq)

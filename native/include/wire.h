@@ -233,7 +233,7 @@ struct wr_hot {
     uint32_t map_check; /* wr_process.map_check: the page index that the chunks are of */
     uint32_t blocks_count;
     uint32_t chunks_count;
-    uint32_t eager_blocks; /* so many, from the first on, hold all chunks that must be there before resume */
+    uint32_t eager_blocks; /* so many, from the first on, come before resume: all that must be there by then, and more */
 };
 
 /* The packed pages of some chunks, one behind the other, as one frame. */
@@ -245,7 +245,13 @@ struct wr_hot_block {
     uint32_t count;
 };
 
-/* A file in the store's folder `recordings`: what one restore needed. uint32_t[chunks_count] follow. */
+/* One chunk that a fault needed. */
+struct wr_use {
+    uint32_t record; /* index of its record */
+    uint32_t us;     /* microseconds after resume */
+};
+
+/* A file in the store's folder `recordings`: what one restore needed, in order. wr_use[chunks_count] follow. */
 struct wr_recording {
     uint8_t magic[8]; /* "RSTRREC" and NUL */
     uint64_t image_id;
@@ -343,6 +349,13 @@ struct wr_fault {
     uint32_t pad[2];
 };
 
+/* The first fault that needed a chunk. */
+struct wr_used {
+    uint64_t tsc;
+    uint32_t record;
+    uint32_t pad;
+};
+
 /* WR_TRACE_OFFSET behind struct wr_ctl, in the same shared memory. Readers get it from the launcher's memfd. */
 struct wr_trace {
     uint8_t magic[8]; /* "RSTRTRC" and NUL */
@@ -353,7 +366,7 @@ struct wr_trace {
     uint64_t tsc[2]; /* two moments by the time stamp counter, and by CLOCK_MONOTONIC in nanoseconds */
     uint64_t ns[2];
     uint64_t faults_count; /* ever; the last one is ring[(faults_count - 1) % WR_TRACE_FAULTS] */
-    uint64_t used_count;   /* of the uint32_t[records_count] that follow: records needed by faults, by first use */
+    uint64_t used_count;   /* of the wr_used[records_count] that follow, in order */
     uint8_t name[208];     /* of the image */
     struct wr_fault ring[1024];
 };

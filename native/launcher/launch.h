@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "hot.h"
 #include "image.h"
 #include "options.h"
 #include "region.h"
@@ -25,9 +26,11 @@ struct launch {
     struct options options;
     struct store store;
     struct image image;
+    struct hot hot;
     struct region region;
     struct tree tree;
     enum phase phase;
+    uint64_t resumed_ns; /* 0 before */
     double resume_ms;
     double loaded_ms; /* 0 until the pager has said so */
     uint32_t teardown_tries;

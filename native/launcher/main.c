@@ -18,9 +18,11 @@
 #include "failure.h"
 #include "host.h"
 #include "launch.h"
+#include "messages.h"
 #include "namespace.h"
 #include "page_index.h"
 #include "proc.h"
+#include "recording.h"
 #include "report.h"
 #include "say.h"
 #include "signals.h"
@@ -31,7 +33,7 @@
 enum { RSEQ_BYTES = 32 };
 
 static struct launch launch = {
-    .tree = {.target_pidfd = -1, .init_control = -1, .channel = -1},
+    .tree = {.target_pidfd = -1, .guard_link = -1, .init_control = -1, .channel = -1},
 };
 static pid_t launcher;
 
@@ -137,11 +139,18 @@ static void run_shared(void)
     quit(EXIT_OWN_FAILURE);
 }
 
+/* With a working set the tree can be ready before the index is. */
+static void meanwhile(void)
+{
+    if (launch.hot.index != NULL)
+        messages_drain(&launch);
+}
+
 /* The child is at work on its address space meanwhile. */
 static void resolve_index(void)
 {
     struct wr_ctl *ctl = launch.region.ctl;
-    page_index_resolve(&launch.store, image_process(&launch.image), launch.region.records);
+    page_index_resolve(&launch.store, image_process(&launch.image), launch.region.records, meanwhile);
     __atomic_store_n(&ctl->index_ready, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, &ctl->index_ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
@@ -152,7 +161,8 @@ static void start(void)
     struct tree *tree = &launch.tree;
     if (launch.options.namespace)
         namespace_enter(tree);
-    region_build(&launch.region, &launch.image, &launch.options);
+    hot_load(&launch.hot, &launch.store, &launch.image);
+    region_build(&launch.region, &launch.image, &launch.hot, &launch.options);
     page_index_decode(&launch.store, image_process(image), launch.region.records);
     fill_slots();
     run_shared();
@@ -173,6 +183,7 @@ int main(int argc, char **argv)
     report_open_stats(&launch.options);
     report_close_inherited();
     report_prepare_pidfile(&launch.options);
+    recording_open(&launch.options);
     detach_begin(&launch.options);
     prepare_self();
     load_image();

@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "guard.h"
 #include "page_index.h"
+#include "recording.h"
 #include "release.h"
 #include "report.h"
 #include "say.h"
@@ -55,12 +57,15 @@ static void on_child(struct launch *launch, uint64_t number, int fd)
             "restore with "
             "--fill before",
             USERFAULTS_MAX);
+    guard_hold(&launch->tree, fd);
 }
 
 /* Threads may wait for an event of theirs to be read, which nobody will do any more: closing lets them go on. */
 static void on_loaded(struct launch *launch)
 {
+    guard_dismiss(&launch->tree);
     userfaults_release_all(&launch->tree.userfaults);
+    recording_finish(launch);
     launch->loaded_ms = (double)(now_ns() - launch->start_ns) / 1e6;
     report_stats("loaded", "loaded_ms", launch->loaded_ms, &launch->region.ctl->counters);
     if (launch->phase == PHASE_RUNNING)
@@ -71,7 +76,8 @@ static void handle(struct launch *launch, const struct wr_message *message, int 
 {
     switch (message->kind) {
     case WR_MESSAGE_UFFD:
-        userfaults_hold(&launch->tree.userfaults, 0, fd);
+        if (userfaults_hold(&launch->tree.userfaults, 0, fd))
+            guard_start(&launch->tree);
         break;
     case WR_MESSAGE_CHILD:
         on_child(launch, message->a, fd);
@@ -91,6 +97,11 @@ static void handle(struct launch *launch, const struct wr_message *message, int 
         break;
     case WR_MESSAGE_EAGER_BAD:
         on_eager_bad(launch, message);
+        break;
+    case WR_MESSAGE_HOT_BAD:
+        warn("the working set is damaged from block %llu on and is not used: pack it again with 'restorer "
+             "optimize'",
+             (unsigned long long)message->a);
         break;
     case WR_MESSAGE_LOST:
         die("the pager cannot go on (%s: %s): the program has been killed", lost_word(message->b),

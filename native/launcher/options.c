@@ -23,6 +23,7 @@ enum long_only {
     OPT_FORCE,
     OPT_JSON,
     OPT_STATS,
+    OPT_RECORD,
     OPT_VERSION
 };
 
@@ -35,6 +36,7 @@ static const struct option long_options[] = {
     {"force-files", no_argument, NULL, OPT_FORCE},
     {"json", no_argument, NULL, OPT_JSON},
     {"stats", required_argument, NULL, OPT_STATS},
+    {"record", no_argument, NULL, OPT_RECORD},
     {"publish", required_argument, NULL, 'p'},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -60,6 +62,7 @@ static const char help_text[] =
     "  -p, --publish NEW:OLD[/tcp|/udp]  listen on port NEW where the process listened on OLD\n"
     "  --json                            report as one JSON object\n"
     "  --stats FILE                      append counters as JSON lines; - is stderr\n"
+    "  --record                          note which memory is needed first, for 'restorer optimize'\n"
     "  --help, --version\n";
 
 static uint32_t parse_fill(const char *word)
@@ -160,6 +163,9 @@ static void take(struct options *options, int option, const char *value)
         break;
     case OPT_JSON:
         options->json = true;
+        break;
+    case OPT_RECORD:
+        options->record = true;
         break;
     }
 }

@@ -28,6 +28,7 @@ struct options {
     bool namespace; /* --pid ns */
     bool force_files;
     bool json;
+    bool record;
     size_t publish_count;
     struct publish publish[PUBLISH_MAX];
 };

@@ -8,6 +8,8 @@
 #include "frame.h"
 #include "say.h"
 
+enum { MEANWHILE_RECORDS = 64 };
+
 static bool record_valid(const struct wr_record *record, const struct wr_record *before)
 {
     return record->addr % WR_CHUNK_BYTES == 0 && record->addr < IMAGE_TASK_SIZE &&
@@ -68,7 +70,7 @@ static uint64_t offset_of(const struct store *store, const struct wr_record *rec
 }
 
 void page_index_resolve(const struct store *store, const struct wr_process *process,
-                        struct wr_record *records)
+                        struct wr_record *records, void (*meanwhile)(void))
 {
     MDB_cursor *cursor;
     MDB_val value;
@@ -82,6 +84,8 @@ void page_index_resolve(const struct store *store, const struct wr_process *proc
         if (rc != 0)
             store_damaged(store, "chunk %llu is missing", (unsigned long long)records[i].where);
         records[i].where = offset_of(store, &records[i], &value);
+        if (i % MEANWHILE_RECORDS == 0)
+            meanwhile();
     }
     mdb_cursor_close(cursor);
 }

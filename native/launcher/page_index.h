@@ -14,9 +14,10 @@
 void page_index_decode(const struct store *store, const struct wr_process *process,
                        struct wr_record *records);
 
-/* Turns the numbers into offsets; also ends the process when the store is damaged. */
+/* Turns the numbers into offsets, calling `meanwhile` now and then: with a cold page cache it takes a while. Also ends the
+ * process when the store is damaged. */
 void page_index_resolve(const struct store *store, const struct wr_process *process,
-                        struct wr_record *records);
+                        struct wr_record *records, void (*meanwhile)(void));
 
 /* The number in the store of the chunk whose frame lies at `where`. Reads the index again. */
 uint64_t page_index_chunk(const struct store *store, const struct wr_process *process,

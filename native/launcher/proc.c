@@ -143,3 +143,15 @@ pid_t proc_other_child(pid_t one, pid_t two)
             return pid;
     }
 }
+
+bool proc_maps(pid_t pid, uint64_t start)
+{
+    char line[512];
+    bool found = false;
+    FILE *maps = proc_stream(pid, "maps");
+    while (maps != NULL && !found && fgets(line, sizeof(line), maps) != NULL)
+        found = strtoull(line, NULL, 16) == start;
+    if (maps != NULL)
+        fclose(maps);
+    return found;
+}

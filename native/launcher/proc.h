@@ -29,6 +29,9 @@ pid_t proc_other_child(pid_t one, pid_t two);
 /* Fills `pids` with the tids of a process, or with every PID when `pid` is 0; how many, at most `count`. */
 size_t proc_list(pid_t pid, pid_t *pids, size_t count);
 
+/* Whether a mapping of the process begins at this address. */
+bool proc_maps(pid_t pid, uint64_t start);
+
 struct proc_stat {
     char state;
     pid_t parent;

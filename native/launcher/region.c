@@ -7,14 +7,17 @@
 
 #include "blob.h"
 #include "say.h"
+#include "telemetry.h"
 
 #define STAGING_BYTES     (UINT64_C(4) << 20)
 #define POOL_BYTES_MIN    (UINT64_C(4) << 20)
 #define PAGER_STACK_BYTES (UINT64_C(64) << 10)
+#define HOT_INPUT_BYTES   (UINT64_C(2) * WR_HOT_BLOCK_BYTES) /* above ZSTD_compressBound of a block */
 
 /* Offsets from the start of the region; each part begins where the one before it ends. */
 struct layout {
-    uint64_t resident, runtime, ctl, slots, image, records, pool, decoder, input, stack, tls, scratch;
+    uint64_t resident, runtime, ctl, trace, slots, image, records, pool, decoder, input, stack, tls, scratch;
+    uint64_t hot, hot_buffer, hot_input;
     uint64_t low_guard, staging, high_guard, end;
     uint64_t pool_bytes, decoder_bytes;
 };
@@ -31,14 +34,15 @@ static uint64_t take(uint64_t *cursor, uint64_t bytes)
     return at;
 }
 
-/* 64 address spaces (forked children) of two bytes of mask a record, and what a view of them needs. */
+/* 64 address spaces (forked children) of two bytes of mask a record, and 32 bytes for each of at least 16,384 views. It
+ * is never touched but where a program has that many. */
 static uint64_t pool_bytes(uint64_t records)
 {
-    uint64_t bytes = page_up(64 * (records * 2 + 65536));
+    uint64_t bytes = page_up(64 * (records * 2 + 655360));
     return bytes < POOL_BYTES_MIN ? POOL_BYTES_MIN : bytes;
 }
 
-static struct layout lay_out(const struct image *image, const struct resident *resident)
+static struct layout lay_out(const struct image *image, const struct hot *hot, const struct resident *resident)
 {
     struct layout at;
     uint64_t cursor = 0;
@@ -48,12 +52,16 @@ static struct layout lay_out(const struct image *image, const struct resident *r
     at.resident = take(&cursor, resident->memory_bytes);
     at.runtime = take(&cursor, sizeof(struct wr_runtime));
     at.ctl = take(&cursor, sizeof(struct wr_ctl));
+    at.trace = take(&cursor, sizeof(struct wr_trace) + records * sizeof(struct wr_used));
     at.slots = take(&cursor, WR_SLOTS * sizeof(uint64_t));
     at.image = take(&cursor, image_header(image)->memory_bytes);
     at.records = take(&cursor, (records + 1) * sizeof(struct wr_record));
     at.pool = take(&cursor, at.pool_bytes);
     at.decoder = take(&cursor, at.decoder_bytes);
     at.input = take(&cursor, IMAGE_FRAME_BYTES_MAX);
+    at.hot = take(&cursor, hot->bytes);
+    at.hot_buffer = take(&cursor, hot->index != NULL ? WR_HOT_BLOCK_BYTES : 0);
+    at.hot_input = take(&cursor, hot->index != NULL ? HOT_INPUT_BYTES : 0);
     at.stack = take(&cursor, PAGER_STACK_BYTES);
     at.tls = take(&cursor, WR_PAGE_BYTES);
     at.scratch = take(&cursor, WR_SCRATCH_BYTES);
@@ -130,7 +138,7 @@ static void map_parts(struct image *image, uint64_t base, const struct layout *a
 {
     uint64_t blob_end = base + at->image + page_up(image->bytes);
     map_part(base + at->resident, base + at->ctl, MAP_PRIVATE);
-    map_part(base + at->ctl, base + at->slots, MAP_SHARED);
+    telemetry_map(base + at->ctl, at->slots - at->ctl);
     map_part(base + at->slots, base + at->image, MAP_PRIVATE);
     adopt_image(image, base + at->image);
     map_part(blob_end, base + at->records, MAP_PRIVATE);
@@ -149,6 +157,7 @@ static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct
     runtime->image = base + at->image;
     runtime->slots = base + at->slots;
     runtime->ctl = base + at->ctl;
+    runtime->trace = base + at->trace;
     runtime->records = base + at->records;
     runtime->records_count = records;
     runtime->pool = base + at->pool;
@@ -161,10 +170,21 @@ static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct
     runtime->input_bytes = IMAGE_FRAME_BYTES_MAX;
 }
 
-void region_build(struct region *region, struct image *image, const struct options *options)
+static void place_hot(struct wr_runtime *runtime, const struct hot *hot, uint64_t base, const struct layout *at)
+{
+    if (hot->index == NULL)
+        return;
+    memcpy((void *)(base + at->hot), hot->index, hot->bytes);
+    runtime->hot = base + at->hot;
+    runtime->hot_buffer = base + at->hot_buffer;
+    runtime->hot_input = base + at->hot_input;
+    runtime->hot_input_bytes = HOT_INPUT_BYTES;
+}
+
+void region_build(struct region *region, struct image *image, const struct hot *hot, const struct options *options)
 {
     const struct resident *resident = resident_table();
-    struct layout at = lay_out(image, resident);
+    struct layout at = lay_out(image, hot, resident);
     uint64_t base = reserve(image, at.end);
     map_parts(image, base, &at);
     resident_place(base);
@@ -172,6 +192,7 @@ void region_build(struct region *region, struct image *image, const struct optio
     region->end = base + at.end;
     region->runtime = (struct wr_runtime *)(base + at.runtime);
     region->ctl = (struct wr_ctl *)(base + at.ctl);
+    region->trace = (struct wr_trace *)(base + at.trace);
     region->slots = (uint64_t *)(base + at.slots);
     region->records = (struct wr_record *)(base + at.records);
     region->pager_stack = base + at.stack;
@@ -181,7 +202,10 @@ void region_build(struct region *region, struct image *image, const struct optio
     region->run = (run_fn)(base + resident->run);
     region->enter = (start_fn)(base + resident->start);
     fill_runtime(region->runtime, base, &at, image_process(image)->records_count);
+    place_hot(region->runtime, hot, base, &at);
+    telemetry_init(region, image);
     region->runtime->file_checks = options->force_files ? 0 : 1;
-    region->ctl->fill = options->fill;
+    region->ctl->fill =
+        options->record && options->fill == WR_FILL_BACKGROUND ? WR_FILL_NONE : options->fill;
     *(uint64_t *)region->pager_tls = region->pager_tls;
 }

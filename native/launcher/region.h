@@ -7,6 +7,7 @@
 #define RESTORER_REGION_H
 #include <stdint.h>
 
+#include "hot.h"
 #include "image.h"
 #include "options.h"
 #include "resident.h"
@@ -16,6 +17,7 @@
 struct region {
     struct wr_runtime *runtime;
     struct wr_ctl *ctl; /* MAP_SHARED */
+    struct wr_trace *trace; /* MAP_SHARED */
     uint64_t *slots;
     struct wr_record *records; /* MAP_SHARED */
     uint64_t start;
@@ -26,6 +28,7 @@ struct region {
 };
 
 /* Maps the region, moves the image's memory into it and fills in what lies where. */
-void region_build(struct region *region, struct image *image, const struct options *options);
+void region_build(struct region *region, struct image *image, const struct hot *hot,
+                  const struct options *options);
 
 #endif

@@ -12,6 +12,7 @@
 #include "detach.h"
 #include "report.h"
 #include "say.h"
+#include "telemetry.h"
 #include "terminal.h"
 
 static void set_going(struct wr_ctl *ctl)
@@ -42,14 +43,16 @@ void release_tree(struct launch *launch)
     tree_find_pager(tree);
     if (tree->pager == 0)
         die("the pager ended before the program ran: restore it again");
-    if (!userfaults_has(&tree->userfaults, 0))
+    if (userfaults_fd(&tree->userfaults, 0) < 0)
         die("the loader has not handed over its userfaultfd: the image was written by another version");
     if (stopped)
         stop_target(tree);
     if (!launch->options.detach)
         terminal_give(tree);
     set_going(ctl);
-    launch->resume_ms = (double)(now_ns() - launch->start_ns) / 1e6;
+    launch->resumed_ns = now_ns();
+    launch->resume_ms = (double)(launch->resumed_ns - launch->start_ns) / 1e6;
+    telemetry_resumed(&launch->region, tree->target);
     launch->phase = launch->loaded_ms > 0 ? PHASE_LEAVING : PHASE_RUNNING;
     report_stats("resumed", "resume_ms", launch->resume_ms, &ctl->counters);
     report_write_pidfile(&launch->options, tree->target);

@@ -17,7 +17,7 @@
 #include "store_meta.h"
 
 /* READERS as Python has it: whoever makes the lock file decides. */
-enum { STORE_FORMAT = 1, NAMED_DATABASES = 16, READERS = 1024, SNAPSHOT_TRIES = 20 };
+enum { STORE_FORMAT_MIN = 1, STORE_FORMAT = 2, NAMED_DATABASES = 16, READERS = 1024, SNAPSHOT_TRIES = 20 };
 
 /* Room for what a checkpoint that commits between our look at the file and our snapshot may add. */
 static const uint64_t map_slack_bytes = 256u << 20;
@@ -162,7 +162,7 @@ static void check_format(const struct store *store)
         value.size != sizeof(version))
         store_damaged(store, "its format version is missing");
     memcpy(&version, value.data, sizeof(version));
-    if (version != STORE_FORMAT)
+    if (version < STORE_FORMAT_MIN || version > STORE_FORMAT)
         die("the store %s has format %u, and this restorer reads format %d: use the version that wrote it",
             store->path, version, STORE_FORMAT);
 }
@@ -204,6 +204,7 @@ void store_open(struct store *store, const char *path)
     store->images = database(store, "images");
     store->maps = database(store, "maps");
     store->chunks = database(store, "chunks");
+    store->hot = database(store, "hot");
 }
 
 uint64_t store_find(const struct store *store, const char *name, uint32_t *check)
@@ -237,6 +238,12 @@ struct bytes store_image(const struct store *store, uint64_t id)
 struct bytes store_page_index(const struct store *store, uint64_t map_id)
 {
     return numbered(store, store->maps, "the page index", map_id);
+}
+
+bool store_hot(const struct store *store, uint64_t id, struct bytes *value)
+{
+    uint64_t key = __builtin_bswap64(id);
+    return get(store, store->hot, "the working set", (struct bytes){(const uint8_t *)&key, sizeof(key)}, value) == 0;
 }
 
 int store_data_fd(const struct store *store)

@@ -5,6 +5,7 @@
 #ifndef RESTORER_STORE_H
 #define RESTORER_STORE_H
 #include <lmdb.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,7 +18,7 @@ struct store {
     const char *path;
     MDB_env *env;
     MDB_txn *txn;
-    MDB_dbi refs, images, maps, chunks;
+    MDB_dbi refs, images, maps, chunks, hot;
     const uint8_t *map;  /* where data.mdb is mapped */
     uint64_t used_bytes; /* of it, by the pinned snapshot */
 };
@@ -27,6 +28,8 @@ void store_open(struct store *store, const char *path);
 uint64_t store_find(const struct store *store, const char *name, uint32_t *check);
 struct bytes store_image(const struct store *store, uint64_t id);
 struct bytes store_page_index(const struct store *store, uint64_t map_id);
+/* False when the image has no working set. */
+bool store_hot(const struct store *store, uint64_t id, struct bytes *value);
 int store_data_fd(const struct store *store);
 
 void store_damaged(const struct store *store, const char *format, ...)

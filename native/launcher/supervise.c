@@ -12,6 +12,7 @@
 
 #include "detach.h"
 #include "failure.h"
+#include "guard.h"
 #include "messages.h"
 #include "namespace.h"
 #include "proc.h"
@@ -41,6 +42,7 @@ static void leave_alone(struct launch *launch)
 {
     struct tree *tree = &launch->tree;
     launch->phase = PHASE_ALONE;
+    guard_dismiss(tree);
     userfaults_release_all(&tree->userfaults);
     prctl(PR_SET_CHILD_SUBREAPER, 0);
     namespace_release(tree);
@@ -59,6 +61,14 @@ static void on_pager_end(struct launch *launch, int status)
                 !proc_maps(launch->tree.target, launch->region.start);
     if (launch->phase == PHASE_LEAVING || launch->tree.target_ended || left)
         leave_alone(launch);
+}
+
+/* Killed by somebody: there has to be another as long as memory is missing. */
+static void on_guard_end(struct launch *launch)
+{
+    launch->tree.guard = 0;
+    if (launch->tree.guard_link >= 0 && !launch->tree.target_ended)
+        guard_start(&launch->tree);
 }
 
 static void on_target_change(struct launch *launch, int status)
@@ -88,6 +98,8 @@ static void reap(struct launch *launch)
             on_target_change(launch, status);
         } else if (pid == tree->init && ended) {
             tree->init = 0;
+        } else if (pid == tree->guard && ended) {
+            on_guard_end(launch);
         } else if (ended && (pid == tree->pager || launch->phase == PHASE_RESTORING)) {
             pager_ended = true;
             pager_status = status;

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "lineage.h"
 #include "proc.h"
 #include "say.h"
 #include "signals.h"
@@ -20,7 +21,7 @@
 #define CLONE_CLEAR_SIGHAND 0x100000000ULL
 #endif
 
-enum { PIDS_MAX = 65536, KILL_ROUNDS = 5000, ZOMBIE_TRIES = 1000 };
+enum { KILL_ROUNDS = 5000, ZOMBIE_TRIES = 1000 };
 
 static void run_program(const struct region *region, uint64_t stack, uint32_t program)
     __attribute__((noreturn));
@@ -108,20 +109,7 @@ void tree_clone(struct tree *tree, const struct image *image, const struct regio
 
 void tree_find_pager(struct tree *tree)
 {
-    tree->pager = proc_other_child(tree->target, tree->init);
-}
-
-static int pidfd_open_checked(pid_t pid, uint64_t start_ticks)
-{
-    struct proc_stat stat;
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (fd < 0)
-        return -1;
-    /* The PID may have passed to another process since it was listed. */
-    if (proc_stat(pid, &stat) && stat.start_ticks == start_ticks)
-        return fd;
-    close(fd);
-    return -1;
+    tree->pager = proc_other_child(tree->target, tree->init > 0 ? tree->init : tree->guard);
 }
 
 static void reap_all(struct tree *tree)
@@ -136,50 +124,16 @@ static void reap_all(struct tree *tree)
     }
 }
 
-struct lineage {
-    pid_t pid;
-    struct proc_stat stat;
-    bool below; /* descends from the launcher */
-};
-
-static int by_pid(const void *a, const void *b)
-{
-    pid_t x = ((const struct lineage *)a)->pid, y = ((const struct lineage *)b)->pid;
-    return (x > y) - (x < y);
-}
-
-/* One more generation; false when there was none. `all` is sorted by PID. */
-static bool mark_below(struct lineage *all, size_t count, pid_t self)
-{
-    bool found = false;
-    for (size_t i = 0; i < count; i++) {
-        if (all[i].below)
-            continue;
-        struct lineage key = {.pid = all[i].stat.parent};
-        const struct lineage *parent = bsearch(&key, all, count, sizeof(*all), by_pid);
-        all[i].below = all[i].stat.parent == self || (parent != NULL && parent->below);
-        found |= all[i].below;
-    }
-    return found;
-}
-
 /* How many descendants got a SIGKILL. Their orphans come to the launcher, which is their subreaper and
  * reaps them; a zombie may still have living threads, so it counts until it is gone. */
-static size_t kill_round(const struct tree *tree, pid_t *pids, struct lineage *all)
+static size_t kill_round(const struct tree *tree, struct lineage *all)
 {
-    size_t killed = 0, listed = proc_list(0, pids, PIDS_MAX), count = 0;
-    for (size_t i = 0; i < listed; i++) {
-        all[count] = (struct lineage){.pid = pids[i]};
-        if (proc_stat(pids[i], &all[count].stat))
-            count++;
-    }
-    qsort(all, count, sizeof(*all), by_pid);
-    while (mark_below(all, count, getpid()))
-        continue;
+    size_t killed = 0, count = lineage_list(all, getpid());
     for (size_t i = 0; i < count; i++) {
-        if (!all[i].below || all[i].pid == tree->pager || all[i].pid == tree->init)
+        pid_t pid = all[i].pid;
+        if (!all[i].below || pid == tree->pager || pid == tree->init || pid == tree->guard)
             continue;
-        int fd = pidfd_open_checked(all[i].pid, all[i].stat.start_ticks);
+        int fd = lineage_pidfd(&all[i]);
         if (fd < 0)
             continue;
         killed += syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0) == 0 ? 1 : 0;
@@ -191,15 +145,11 @@ static size_t kill_round(const struct tree *tree, pid_t *pids, struct lineage *a
 static void kill_descendants(struct tree *tree)
 {
     static const struct timespec pause = {.tv_nsec = 1000000};
-    pid_t *pids = malloc(PIDS_MAX * sizeof(*pids));
-    struct lineage *all = malloc(PIDS_MAX * sizeof(*all));
-    if (pids != NULL && all != NULL) {
-        for (int round = 0; round < KILL_ROUNDS && kill_round(tree, pids, all) != 0; round++) {
-            reap_all(tree);
-            nanosleep(&pause, NULL);
-        }
+    struct lineage *all = malloc(LINEAGE_MAX * sizeof(*all));
+    for (int round = 0; all != NULL && round < KILL_ROUNDS && kill_round(tree, all) != 0; round++) {
+        reap_all(tree);
+        nanosleep(&pause, NULL);
     }
-    free(pids);
     free(all);
 }
 
@@ -227,6 +177,7 @@ void tree_kill(struct tree *tree)
         tree->target_ended = true;
     }
     kill_child(&tree->pager);
+    kill_child(&tree->guard);
     reap_all(tree);
     tree_end_init(tree);
 }

@@ -16,7 +16,9 @@ struct tree {
     pid_t target;
     pid_t pager; /* 0 until READY, and once it has been reaped */
     pid_t init;  /* 0 without --pid ns, and once it has been reaped */
+    pid_t guard; /* 0 until there is one, with --pid ns, and once it has been reaped */
     int target_pidfd;
+    int guard_link;   /* socket to the guard; -1 without one */
     int init_control; /* socket to the init; -1 without one */
     int channel;      /* socket to the loader, then the pager; -1 once hung up */
     struct userfaults userfaults;

@@ -15,12 +15,12 @@ bool userfaults_hold(struct userfaults *userfaults, uint64_t number, int fd)
     return true;
 }
 
-bool userfaults_has(const struct userfaults *userfaults, uint64_t number)
+int userfaults_fd(const struct userfaults *userfaults, uint64_t number)
 {
     for (size_t i = 0; i < userfaults->count; i++)
         if (userfaults->held[i].number == number)
-            return true;
-    return false;
+            return userfaults->held[i].fd;
+    return -1;
 }
 
 void userfaults_release(struct userfaults *userfaults, uint64_t number)

@@ -25,7 +25,8 @@ struct userfaults {
 /* Takes `fd` over; false when there is no room (it is closed then). */
 bool userfaults_hold(struct userfaults *userfaults, uint64_t number, int fd);
 
-bool userfaults_has(const struct userfaults *userfaults, uint64_t number);
+/* -1 when it is not held. */
+int userfaults_fd(const struct userfaults *userfaults, uint64_t number);
 
 void userfaults_release(struct userfaults *userfaults, uint64_t number);
 

@@ -34,26 +34,6 @@ static struct space *free_space(struct pager *p)
     return NULL;
 }
 
-/* The launcher gets a copy of the child's userfaultfd: should we die, the child's missing pages must not turn into
- * zeroes before the launcher has killed it. */
-static void forked(struct pager *p, const struct space *parent, int uffd)
-{
-    struct space *child;
-
-    if (!parent->missing) {
-        raw1(SYS_close, uffd);
-        return;
-    }
-    child = free_space(p);
-    if (!child)
-        pager_lost(p, WR_LOST_POOL, -EAGAIN);
-    child->uffd = uffd;
-    child->number = ++p->next_number;
-    space_fork(child, parent);
-    p->spaces_used++;
-    pager_say(p, WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
-}
-
 void events_release(struct pager *p, struct space *space)
 {
     for (uint32_t i = 0; i < p->faults_count; i++) {
@@ -70,6 +50,35 @@ void events_release(struct pager *p, struct space *space)
     pager_say(p, WR_MESSAGE_CHILD_GONE, space->number, 0, 0, -1);
 }
 
+void events_reap(struct pager *p)
+{
+    for (uint32_t s = 1; s < p->spaces_count; s++)
+        if (p->spaces[s].uffd >= 0 && install_gone(p, &p->spaces[s]))
+            events_release(p, &p->spaces[s]);
+}
+
+/* The launcher gets a copy of the child's userfaultfd: should we die, the child's missing pages must not turn into
+ * zeroes before the launcher has killed it. */
+static void forked(struct pager *p, const struct space *parent, int uffd)
+{
+    struct space *child;
+
+    if (!parent->missing) {
+        raw1(SYS_close, uffd);
+        return;
+    }
+    if (p->spaces_count - p->spaces_used < SPACES_RESERVE)
+        events_reap(p);
+    child = free_space(p);
+    if (!child)
+        pager_lost(p, WR_LOST_POOL, -EAGAIN);
+    child->uffd = uffd;
+    child->number = ++p->next_number;
+    space_fork(child, parent);
+    p->spaces_used++;
+    pager_say(p, WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
+}
+
 static void apply(struct pager *p, struct space *space, const struct uffd_msg *message)
 {
     uint64_t start = message->arg.remove.start, end = message->arg.remove.end;
@@ -79,6 +88,8 @@ static void apply(struct pager *p, struct space *space, const struct uffd_msg *m
         return;
     }
     p->counters->events++;
+    if (!space_has_room(space))
+        space_prune(space);
     if (!space_has_room(space))
         pager_lost(p, WR_LOST_POOL, -ENOSPC);
     switch (message->event) {

@@ -139,3 +139,13 @@ int install_zero(struct pager *p, struct space *space, uint64_t addr)
     }
     pager_lost(p, WR_LOST_INSTALL, result);
 }
+
+/* UFFDIO_CONTINUE never touches private memory, but is refused with ESRCH when nobody uses the mm any more
+ * (userfaultfd_continue, fs/userfaultfd.c). The address is in the region, which no child has. */
+int install_gone(const struct pager *p, const struct space *space)
+{
+    struct uffdio_continue arg = {.range = {.start = p->rt->pool, .len = WR_PAGE_BYTES}};
+    long result = raw3(SYS_ioctl, space->uffd, UFFDIO_CONTINUE, &arg);
+
+    return result == -ESRCH || result == -ENOSPC;
+}

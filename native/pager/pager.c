@@ -13,7 +13,15 @@
 
 #include "pager.h"
 
-enum { IDLE_SECONDS = 1, INDEX_WAIT_NS = 50000000, EXIT_LOST = 125, VIEWS_MIN = 1024 };
+enum {
+    IDLE_SECONDS = 1,
+    INDEX_LOOK_NS = 1000000,
+    INDEX_WAIT_NS = 50000000,
+    EXIT_LOST = 125,
+    VIEWS_MIN = 16384,
+    DEATH_SECONDS = 5,
+    FAIL_STOP_ROUNDS = 100
+};
 
 struct timespec_raw {
     long seconds;
@@ -49,15 +57,51 @@ static _Noreturn void leave(int code)
         raw1(SYS_exit_group, code);
 }
 
+/* Everything that one space lacks. A child of it may come up meanwhile, in any free place of the table. */
+static void poison_space(struct pager *p, struct space *space)
+{
+    for (uint64_t i = 0; space->missing && i < p->records_count; i++)
+        while (space->need[i]) {
+            int result = install_poison(p, space, i);
+
+            if (result == -EAGAIN)
+                events_settle(p, space);
+            else if (result != 0) {
+                events_release(p, space);
+                return;
+            }
+        }
+}
+
+/* SIGKILL takes effect when the thread next enters the kernel: until all are dead a missing page must stay missing. */
+static void kill_target(void)
+{
+    struct pollfd fd = {.fd = WR_PAGER_PIDFD, .events = POLLIN};
+    const struct timespec_raw timeout = {DEATH_SECONDS, 0};
+
+    raw4(SYS_pidfd_send_signal, WR_PAGER_PIDFD, SIGKILL, 0, 0);
+    raw6(SYS_ppoll, (long)&fd, 1, (long)&timeout, 0, 0, 0);
+}
+
 /* The launcher may be the one that is gone, so nothing can be left to it: the target is killed here. What forked
- * children lack is poisoned, so that none of them reads a zero which was never written; they have no pidfd of ours. */
+ * children lack is poisoned, so that none of them reads a zero which was never written; they have no pidfd of ours.
+ * Again and again, for poisoning a child lets it fork: a grandchild that was noted below the place in the table where
+ * the round stood would be left with holes, which read as zeroes once we are gone. */
 static _Noreturn void fail_stop(struct pager *p)
 {
-    raw4(SYS_pidfd_send_signal, WR_PAGER_PIDFD, SIGKILL, 0, 0);
-    for (uint32_t s = 1; s < p->spaces_count; s++)
-        for (uint64_t i = 0; p->spaces[s].uffd >= 0 && p->spaces[s].missing && i < p->records_count; i++)
-            while (p->spaces[s].need[i] && install_poison(p, &p->spaces[s], i) == -EAGAIN)
-                events_settle(p, &p->spaces[s]);
+    int again = 1;
+
+    kill_target();
+    for (int round = 0; again && round < FAIL_STOP_ROUNDS; round++) {
+        again = 0;
+        for (uint32_t s = 1; s < p->spaces_count; s++) {
+            if (p->spaces[s].uffd < 0)
+                continue;
+            events_read(p, &p->spaces[s]);
+            again |= p->spaces[s].missing != 0;
+            poison_space(p, &p->spaces[s]);
+        }
+    }
     leave(EXIT_LOST);
 }
 
@@ -129,6 +173,12 @@ static void install_everywhere(struct pager *p, const struct decoded *decoded, u
     }
 }
 
+static int index_seen(struct pager *p)
+{
+    p->index_ready = p->index_ready || __atomic_load_n(&p->ctl->index_ready, __ATOMIC_SEQ_CST) != 0;
+    return p->index_ready;
+}
+
 /* `where` of a record is written by the launcher while the loader runs, and longer where a working set comes first. It
  * may end while we wait: then nobody will ever set the word. */
 static void wait_for_index(struct pager *p)
@@ -136,10 +186,7 @@ static void wait_for_index(struct pager *p)
     const struct timespec_raw timeout = {0, INDEX_WAIT_NS};
     struct pollfd fd = {.fd = WR_PAGER_CHANNEL};
 
-    while (!p->index_ready) {
-        p->index_ready = __atomic_load_n(&p->ctl->index_ready, __ATOMIC_SEQ_CST) != 0;
-        if (p->index_ready)
-            return;
+    while (!index_seen(p)) {
         raw4(SYS_futex, &p->ctl->index_ready, FUTEX_WAIT, 0, &timeout);
         if (raw6(SYS_ppoll, (long)&fd, 1, (long)&(struct timespec_raw){0, 0}, 0, 0, 0) > 0)
             fail_stop(p);
@@ -183,56 +230,6 @@ void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter)
     deliver(p, result, &decoded, counter);
 }
 
-static void bring_wanted(struct pager *p, uint64_t record)
-{
-    uint64_t *counter = &p->counters->fault_pages;
-
-    trace_used(p, record);
-    if (hot_fault(p, record, counter)) {
-        trace_end(p, WR_PATH_HOT);
-        return;
-    }
-    pager_bring(p, record, 1, counter);
-    trace_end(p, WR_PATH_NOTHING);
-}
-
-static int zero_unknown(struct pager *p, struct space *space, uint64_t addr)
-{
-    uint64_t before = p->counters->zero_pages;
-    int result = install_zero(p, space, addr);
-
-    trace_end(p, p->counters->zero_pages != before ? WR_PATH_ZERO : WR_PATH_NOTHING);
-    return result;
-}
-
-/* A page that is needed comes with its chunk; any other is one that the image does not have: zeroes. */
-static void handle_fault(struct pager *p)
-{
-    struct fault fault = p->faults[p->faults_first];
-    struct space *space = &p->spaces[fault.space];
-    int64_t record;
-    int result = 0;
-
-    p->faults_first = (p->faults_first + 1) % FAULTS_MAX;
-    p->faults_count--;
-    if (!fault.addr || space->uffd < 0)
-        return;
-    p->counters->faults++;
-    trace_begin(p, &fault);
-    record = space_wanted(space, fault.addr);
-    trace_phase(p, WR_PHASE_LOOKUP, trace_now());
-    if (record >= 0)
-        bring_wanted(p, (uint64_t)record);
-    else
-        result = zero_unknown(p, space, fault.addr);
-    if (result == -EAGAIN) {
-        events_settle(p, space);
-        install_wake(space, fault.addr, WR_PAGE_BYTES);
-    } else if (result == -ESRCH && fault.space > 0) {
-        events_release(p, space);
-    }
-}
-
 static uint64_t *fill_counter(const struct pager *p)
 {
     return p->eager_done ? &p->counters->fill_pages : &p->counters->eager_pages;
@@ -256,7 +253,6 @@ static int fill_own(struct pager *p)
     struct ahead_slot *slot = ahead_first(p);
     int64_t index;
 
-    wait_for_index(p);
     if (slot) {
         struct decoded decoded = {.record = slot->record, .pages = slot->pages};
 
@@ -281,8 +277,11 @@ static int eager_one(struct pager *p)
             pager_bring(p, p->eager_next, 0, &p->counters->eager_pages);
             return 1;
         }
-    if (p->ctl->fill == WR_FILL_BEFORE && fill_own(p))
-        return 1;
+    if (p->ctl->fill == WR_FILL_BEFORE) {
+        wait_for_index(p);
+        if (fill_own(p))
+            return 1;
+    }
     p->eager_done = 1;
     __atomic_store_n(&p->ctl->eager_done, 1, __ATOMIC_SEQ_CST);
     raw3(SYS_futex, &p->ctl->eager_done, FUTEX_WAKE, INT32_MAX);
@@ -295,7 +294,9 @@ static int fill_any(struct pager *p)
     int tight = p->spaces_count - p->spaces_used < SPACES_RESERVE;
     struct space *own = &p->spaces[0];
 
-    if (own->missing && !p->target_gone &&
+    if (!index_seen(p))
+        return 0;
+    if (own->missing && !p->target_gone && !tight &&
         (p->ctl->fill != WR_FILL_NONE || own->views_count + VIEWS_RESERVE > own->views_max))
         return fill_own(p);
     for (uint32_t s = 1; s < p->spaces_count; s++) {
@@ -345,8 +346,11 @@ static int target_left_mm(const struct pager *p)
 static void look(struct pager *p, int idle)
 {
     struct pollfd fds[2 + SPACES_MAX];
-    struct timespec_raw timeout = {idle ? IDLE_SECONDS : 0, 0};
+    struct timespec_raw timeout = {0, idle ? INDEX_LOOK_NS : 0};
     long ready;
+
+    if (idle && p->index_ready)
+        timeout = (struct timespec_raw){IDLE_SECONDS, 0};
 
     fds[0] = (struct pollfd){.fd = WR_PAGER_CHANNEL};
     fds[1] = (struct pollfd){.fd = p->target_gone ? -1 : WR_PAGER_PIDFD, .events = POLLIN};
@@ -355,6 +359,8 @@ static void look(struct pager *p, int idle)
     ready = raw6(SYS_ppoll, (long)fds, 2 + p->spaces_count, (long)&timeout, 0, 0, 0);
     if (ready == 0 && idle && p->resumed && target_left_mm(p))
         p->target_gone = 1;
+    if (ready == 0 && idle)
+        events_reap(p);
     if (ready <= 0)
         return;
     if (fds[0].revents & (POLLHUP | POLLERR))
@@ -370,7 +376,7 @@ static void look(struct pager *p, int idle)
 static int work(struct pager *p)
 {
     if (p->faults_count) {
-        handle_fault(p);
+        fault_one(p);
         return 1;
     }
     if (!p->eager_done)

@@ -6,6 +6,7 @@
  *   chunk.c    a chunk's bytes from the store into memory
  *   install.c  pages from memory into a space: MOVE, COPY, ZEROPAGE, POISON, and what each errno means
  *   events.c   what the kernel tells: faults, forks, moved and dropped ranges
+ *   fault.c    one fault, from the queue to its answer
  *   hot.c      the working set of earlier restores, block by block
  *   trace.c    what happened, in memory shared with the launcher
  *   pager.c    the loop: faults first, then what must be there before resume, then the rest
@@ -158,6 +159,11 @@ struct ahead_slot *ahead_find(struct pager *p, uint64_t record);
 /* Returns when the thread has gone. */
 void ahead_stop(struct pager *p);
 
+/* ---- fault.c ---- */
+
+/* Answers the first fault of the queue. */
+void fault_one(struct pager *p);
+
 /* ---- hot.c ---- */
 
 void hot_init(struct pager *p);
@@ -193,6 +199,9 @@ int install_poison(struct pager *p, struct space *space, uint64_t index);
 /* A page that the image does not have. */
 int install_zero(struct pager *p, struct space *space, uint64_t addr);
 
+/* Whether every process that used the space's mm has ended. */
+int install_gone(const struct pager *p, const struct space *space);
+
 void install_wake(const struct space *space, uint64_t addr, uint64_t bytes);
 
 /* ---- events.c ---- */
@@ -205,6 +214,9 @@ void events_settle(struct pager *p, struct space *space);
 
 /* A space whose mm is gone, or which has all its pages. */
 void events_release(struct pager *p, struct space *space);
+
+/* Releases the children that have ended. The kernel tells of no end of an mm: they are asked for. */
+void events_reap(struct pager *p);
 
 /* ---- pager.c ---- */
 

@@ -101,22 +101,54 @@ void space_settle(struct space *space, uint64_t index, uint32_t first, uint32_t 
     space->missing -= (uint64_t)__builtin_popcount(gone);
 }
 
+/* The pages of a record's window that lie in [start, end) of image addresses. */
+static uint16_t pages_within(const struct wr_record *record, uint64_t start, uint64_t end)
+{
+    uint64_t addr = record->addr;
+    uint64_t low = start > addr ? (start - addr) / WR_PAGE_BYTES : 0;
+    uint64_t high =
+        end >= addr + WR_CHUNK_BYTES ? WR_CHUNK_PAGES : (end - addr + WR_PAGE_BYTES - 1) / WR_PAGE_BYTES;
+
+    return high > low ? mask_of((uint32_t)low, (uint32_t)(high - low)) : 0;
+}
+
 static uint64_t forget_image(struct space *space, uint64_t start, uint64_t end)
 {
     uint64_t before = space->missing;
 
     for (uint64_t i = space_record_at(space, start); i < space->records_count; i++) {
-        uint64_t addr = space->records[i].addr;
-        uint64_t low = start > addr ? (start - addr) / WR_PAGE_BYTES : 0;
-        uint64_t high =
-            end >= addr + WR_CHUNK_BYTES ? WR_CHUNK_PAGES : (end - addr + WR_PAGE_BYTES - 1) / WR_PAGE_BYTES;
+        uint16_t gone;
 
-        if (addr >= end)
+        if (space->records[i].addr >= end)
             break;
-        if (high > low)
-            space_settle(space, i, (uint32_t)low, (uint32_t)(high - low));
+        gone = space->need[i] & pages_within(&space->records[i], start, end);
+        space->need[i] &= (uint16_t)~gone;
+        space->missing -= (uint64_t)__builtin_popcount(gone);
     }
     return before - space->missing;
+}
+
+static int is_needed(const struct space *space, const struct view *view)
+{
+    uint64_t end = view_image_end(view);
+
+    for (uint64_t i = space_record_at(space, view->image); i < space->records_count; i++) {
+        if (space->records[i].addr >= end)
+            break;
+        if (space->need[i] & pages_within(&space->records[i], view->image, end))
+            return 1;
+    }
+    return 0;
+}
+
+void space_prune(struct space *space)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < space->views_count; i++)
+        if (is_needed(space, &space->views[i]))
+            space->views[kept++] = space->views[i];
+    space->views_count = kept;
 }
 
 void space_init(struct space *space, const struct wr_segment *segments, uint32_t segments_count)

@@ -62,6 +62,9 @@ uint64_t space_unmap(struct space *space, uint64_t start, uint64_t end);
 /* The program moved [from, from + bytes) to `to`. Pages forgotten. Needs three spare views. */
 uint64_t space_remap(struct space *space, uint64_t from, uint64_t to, uint64_t bytes);
 
+/* Drops the views through which nothing is missing: every mremap of a part adds two, and none ever goes by itself. */
+void space_prune(struct space *space);
+
 /* Room for another event without losing track. */
 int space_has_room(const struct space *space);
 

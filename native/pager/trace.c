@@ -38,13 +38,13 @@ void trace_phase(struct pager *p, uint32_t phase, uint64_t now)
 
 void trace_used(struct pager *p, uint64_t record)
 {
-    uint32_t *used = (uint32_t *)(p->trace + 1);
+    struct wr_used *used = (struct wr_used *)(p->trace + 1);
 
     p->traced.record = (uint32_t)record;
     /* The program can write here: the count is ours, the shared one is for readers. */
     if (p->used_count == p->records_count)
         return;
-    used[p->used_count++] = (uint32_t)record;
+    used[p->used_count++] = (struct wr_used){.tsc = p->traced.tsc, .record = (uint32_t)record};
     __atomic_store_n(&p->trace->used_count, p->used_count, __ATOMIC_RELEASE);
 }
 

@@ -135,7 +135,7 @@ static void event(struct space *space, struct model *model)
     int first = rand() % PAGES, count = 1 + rand() % 40, to = rand() % PAGES;
 
     count = first + count > PAGES ? PAGES - first : count;
-    switch (rand() % 6) {
+    switch (rand() % 7) {
     case 0:
         space_discard(space, at(first), at(first + count));
         model_discard(model, first, count, 0);
@@ -149,6 +149,9 @@ static void event(struct space *space, struct model *model)
             break;
         space_remap(space, at(first), at(to), (uint64_t)count * WR_PAGE_BYTES);
         model_remap(model, first, to, count);
+        break;
+    case 3:
+        space_prune(space);
         break;
     default:
         install(space, model);

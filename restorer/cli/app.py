@@ -17,7 +17,19 @@ from restorer.restore import hoist
 
 __all__ = ["COMMANDS", "run"]
 
-COMMANDS = ("checkpoint", "restore", "list", "show", "verify", "rm", "gc", "check", "plan")
+COMMANDS = (
+    "checkpoint",
+    "restore",
+    "list",
+    "show",
+    "verify",
+    "rm",
+    "gc",
+    "check",
+    "plan",
+    "optimize",
+    "stats",
+)
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _USAGE = 2

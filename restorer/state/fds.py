@@ -12,51 +12,50 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from restorer.errors import Refused
 from restorer.program import SLOT, Image, Slot, ok_or
-from restorer.state import descriptors, epolls, eventfds, files, inet, pipes, sockets, stdio, unixsockets
+from restorer.state import (
+    anonymous,
+    descriptors,
+    epolls,
+    files,
+    inet,
+    locks,
+    pipes,
+    sockets,
+    stdio,
+    timerfds,
+    unixsockets,
+)
+from restorer.state.anonymous import Anonymous
+from restorer.state.contents import Content
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.epolls import Epoll
-from restorer.state.eventfds import EventFd
 from restorer.state.files import File
 from restorer.state.inet import InetSocket
+from restorer.state.locks import Lock
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
 from restorer.state.pipes import Opened, Pipe, PipeEnd
 from restorer.state.sharing import Descriptions
 from restorer.state.stdio import Stdio
+from restorer.state.timerfds import TimerFd
 from restorer.state.unixsockets import UnixSocket
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
-Object: TypeAlias = File | PipeEnd | EventFd | Epoll | InetSocket | UnixSocket | Stdio
+Object: TypeAlias = File | PipeEnd | Anonymous | InetSocket | UnixSocket | Stdio
 
-_Kind = TypeVar("_Kind", Epoll, UnixSocket)
+_Kind = TypeVar("_Kind", Epoll, TimerFd, UnixSocket)
 
 _F_SETOWN_EX, _F_GETOWN_EX, _F_SETSIG, _F_GETSIG = 15, 16, 10, 11
 _F_OWNER_TID, _F_OWNER_PID, _F_OWNER_PGRP = 0, 1, 2
 _OWNER = struct.Struct("<ii")
 _ALL = 0xFFFFFFFF
-
-# Kinds of anonymous inodes, by what /proc/PID/fd shows, in words for a user.
-_ANONYMOUS = {
-    "inotify": "inotify",
-    "[timerfd]": "timerfd",
-    "[signalfd]": "signalfd",
-    "[io_uring]": "io_uring",
-    "[fanotify]": "fanotify",
-    "[userfaultfd]": "userfaultfd",
-    "[perf_event]": "perf event",
-    "[pidfd]": "pidfd",
-    "bpf-map": "BPF map",
-    "bpf-prog": "BPF program",
-    "bpf_link": "BPF link",
-    "seccomp notify": "seccomp listener",
-    "[landlock-ruleset]": "Landlock ruleset",
-}
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class Description:
 
     object: Object
     owner: Owner | None
+    locks: tuple[Lock, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ class _Capture:
 
     def _try(self, descriptor: Descriptor) -> Description | None:
         try:
-            return Description(self._object(descriptor), self._owner(descriptor))
+            state = self._object(descriptor)
+            return Description(state, self._owner(descriptor), locks.capture(descriptor))
         except Refused as refusal:
             self.refusals.append(refusal)
             return None
@@ -158,10 +159,6 @@ class _Capture:
             raise Refused("; ".join(causes), next((r.hint for r in self.refusals if r.hint), ""))
 
     def _object(self, descriptor: Descriptor) -> Object:
-        if any(line.startswith("lock:") for line in descriptor.lines):
-            raise descriptor.refused(
-                f"a file lock on {descriptor.link} cannot be checkpointed", "release it first"
-            )
         if self.outside.is_stdio(descriptor):
             return stdio.capture(descriptor, self.outside.streams)
         if descriptor.is_fifo and not descriptor.flags & os.O_PATH:
@@ -170,7 +167,8 @@ class _Capture:
             self.outside.refuse_shared(descriptor, "socket")
             return sockets.capture(self.tracee, descriptor, self.sockets, tcp_close=self.tcp_close)
         if descriptor.is_anonymous:
-            return self._anonymous(descriptor)
+            return anonymous.capture(self.tracee, descriptor, self.numbers, self.outside)
+        self.outside.refuse_shared(descriptor, descriptor.link)
         return files.capture(descriptor)
 
     def _pipe_end(self, descriptor: Descriptor) -> PipeEnd:
@@ -194,17 +192,6 @@ class _Capture:
                 known.add(other, len(ends))
                 ends.append(other)
         return ends
-
-    def _anonymous(self, descriptor: Descriptor) -> EventFd | Epoll:
-        label = descriptor.link.removeprefix("anon_inode:")
-        if label in ("[eventfd]", "[eventpoll]"):
-            self.outside.refuse_shared(descriptor, label.strip("[]"))
-        if label == "[eventfd]":
-            return eventfds.capture(descriptor)
-        if label == "[eventpoll]":
-            return epolls.capture(descriptor, self.numbers)
-        what = _ANONYMOUS.get(label, label.partition(":")[0])
-        raise descriptor.refused(f"{what} cannot be checkpointed", "close it first")
 
     def _owner(self, descriptor: Descriptor) -> Owner | None:
         if descriptor.flags & os.O_PATH or self.outside.is_stdio(descriptor):
@@ -240,6 +227,13 @@ class _Capture:
             )
 
 
+def carried(table: Fds) -> Iterator[Content]:
+    """The open files without a name, whose bytes travel in the image."""
+    for description in table.descriptions:
+        if isinstance(description.object, File) and description.object.content is not None:
+            yield description.object.content
+
+
 def emit(table: Fds, image: Image) -> None:
     """Opens everything in the launcher and takes it to its numbers in the process."""
     slots = _Emit(table, image).open_all()
@@ -250,6 +244,10 @@ def emit(table: Fds, image: Image) -> None:
             flags = os.O_CLOEXEC if fd.cloexec else 0
             main.syscall(NR.dup3, slots[fd.description], fd.number, flags)
     _emit_close_above(image)
+    for fd in {fd.description: fd for fd in reversed(table.fds)}.values():
+        state = _object(table, fd)
+        path = state.path if isinstance(state, File) else state.kind
+        locks.emit(table.descriptions[fd.description].locks, fd.number, path, image)
     _emit_names(table, image)
     _emit_owners(table, image)
     outside = frozenset(fd.number for fd in table.fds if isinstance(_object(table, fd), Stdio))
@@ -262,6 +260,9 @@ def emit_late(table: Fds, image: Image) -> None:
     for number, state in _first_numbers(table, UnixSocket):
         with image.about(f"fd {number}: {unixsockets.describe(state)}"):
             unixsockets.emit_listen(state, number, image)
+    for number, timer in _first_numbers(table, TimerFd):
+        with image.about(f"fd {number}: timerfd"):
+            timerfds.emit_late(timer, number, image)
 
 
 def _object(table: Fds, fd: Fd) -> Object:
@@ -352,9 +353,9 @@ class _Emit:
                 return files.emit(state, self.image, self.opener)
             if isinstance(state, PipeEnd):
                 return self._open_pipe(state)
-            if isinstance(state, EventFd):
-                return eventfds.emit(state, self.image, self.opener)
-            return epolls.emit(self.image, self.opener) if isinstance(state, Epoll) else stdio.emit(state)
+            if isinstance(state, Stdio):
+                return stdio.emit(state)
+            return anonymous.emit(state, self.image, self.opener)
 
     def _open_pipe(self, end: PipeEnd) -> Slot:
         pipe = self.table.pipes[end.pipe]

@@ -8,7 +8,10 @@ import os
 import stat
 from dataclasses import dataclass
 
-from restorer.program import Data, Image, Slot, exactly
+from restorer.errors import Refused
+from restorer.program import Data, Image, Program, Slot, exactly
+from restorer.state import contents
+from restorer.state.contents import Content
 from restorer.state.descriptors import Descriptor, path_of
 from restorer.state.opening import AT_FDCWD, STAT_MTIME, STAT_RDEV, STAT_SIZE, Opener
 from restorer.syscalls import NR
@@ -23,7 +26,9 @@ _VIEWS = frozenset(
 
 @dataclass(frozen=True)
 class File:
-    """An open path. `size_bytes` and `mtime` (seconds, nanoseconds) are compared by restore, if any."""
+    """An open path. `size_bytes` and `mtime` (seconds, nanoseconds) are compared by restore, if any. With
+    `content` there is no path to it any more, and its bytes travel in the image.
+    """
 
     path: str
     flags: int
@@ -32,12 +37,15 @@ class File:
     rdev: int
     size_bytes: int | None
     mtime: tuple[int, int] | None
+    content: Content | None = None
     kind: str = "file"
 
 
 def capture(descriptor: Descriptor) -> File:
     """Describes an fd whose link is a path. Raises Refused for deleted files and for devices."""
     _refuse_special(descriptor)
+    if _has_no_name(descriptor):
+        return _capture_unnamed(descriptor)
     path = path_of(descriptor)
     status = descriptor.stat
     kind = _type(descriptor)
@@ -52,8 +60,6 @@ def capture(descriptor: Descriptor) -> File:
 
 def _refuse_special(descriptor: Descriptor) -> None:
     link = descriptor.link
-    if link.startswith("/memfd:"):
-        raise descriptor.refused("memfd cannot be checkpointed yet")
     if link.startswith("/secretmem"):
         raise descriptor.refused("memfd_secret cannot be checkpointed")
     if (
@@ -62,6 +68,22 @@ def _refuse_special(descriptor: Descriptor) -> None:
         and link.split("/")[2].isdigit()
     ):
         raise descriptor.refused(f"{link} belongs to one process of today", "close files of /proc/PID first")
+
+
+def _has_no_name(descriptor: Descriptor) -> bool:
+    status = descriptor.stat
+    regular = stat.S_ISREG(status.st_mode) and not status.st_nlink and not descriptor.flags & os.O_PATH
+    return regular and contents.kind_of(descriptor.link) != ""
+
+
+def _capture_unnamed(descriptor: Descriptor) -> File:
+    source = f"/proc/{descriptor.pid}/fd/{descriptor.number}"
+    try:
+        content = contents.capture(descriptor.link, source)
+    except Refused as refusal:
+        raise descriptor.refused(refusal.cause, refusal.hint) from None
+    flags, path = descriptor.kept_flags, content.name
+    return File(path, flags, descriptor.pos, "file", descriptor.stat.st_rdev, None, None, content)
 
 
 def _type(descriptor: Descriptor) -> str:
@@ -97,6 +119,8 @@ def _is_view(dev: int) -> bool:
 
 def emit(file: File, image: Image, opener: Opener) -> Slot:
     """Opens it in the launcher, compares it with what it was, puts the offset back."""
+    if file.content is not None:
+        return _emit_position(file, contents.emit_open(file.content, file.flags, image), image.main)
     flags = file.flags | os.O_CLOEXEC | os.O_NOCTTY
     if file.type == "path":
         flags |= os.O_NOFOLLOW
@@ -104,8 +128,12 @@ def emit(file: File, image: Image, opener: Opener) -> Slot:
         flags |= os.O_DIRECTORY
     fd = opener.open(NR.openat, AT_FDCWD, image.string(file.path), flags)
     _check(file, image, opener, fd)
+    return _emit_position(file, fd, image.shared)
+
+
+def _emit_position(file: File, fd: Slot, program: Program) -> Slot:
     if file.pos:
-        image.shared.syscall(NR.lseek, fd, file.pos, os.SEEK_SET, expect=exactly(file.pos))
+        program.syscall(NR.lseek, fd, file.pos, os.SEEK_SET, expect=exactly(file.pos))
     return fd
 
 

@@ -20,40 +20,42 @@ class Holder:
         return f"process {self.pid} '{self.name}'"
 
 
-def find(pid: int, links: frozenset[str]) -> dict[str, list[Holder]]:
-    """The fds of all processes but `pid` whose link is one of `links`.
+def find(pid: int, wanted: frozenset[str]) -> dict[str, list[Holder]]:
+    """The fds of all processes but `pid` whose link is one of `wanted`.
 
     Processes that end meanwhile, or that we may not look into, are passed over. Call it while this process
     holds no duplicates of the target's fds, or it finds itself.
     """
     found: dict[str, list[Holder]] = defaultdict(list)
-    if not links:
+    if not wanted:
         return found
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != pid:
-            for fd, link in _links(entry):
-                if link in links:
-                    found[link].append(Holder(int(entry), _name(entry), fd))
+            for fd, link in links(int(entry)):
+                if link in wanted:
+                    found[link].append(Holder(int(entry), name(int(entry)), fd))
     return found
 
 
-def _links(entry: str) -> list[tuple[int, str]]:
+def links(pid: int) -> list[tuple[int, str]]:
+    """(number, link) of each fd; none of a process that has ended or that we may not look into."""
     result: list[tuple[int, str]] = []
     try:
-        numbers = os.listdir(f"/proc/{entry}/fd")
+        numbers = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return result
     for number in numbers:
         try:
-            result.append((int(number), os.readlink(f"/proc/{entry}/fd/{number}")))
+            result.append((int(number), os.readlink(f"/proc/{pid}/fd/{number}")))
         except OSError:
             continue
     return result
 
 
-def _name(entry: str) -> str:
+def name(pid: int) -> str:
+    """The name of a process, "?" when it has ended."""
     try:
-        with open(f"/proc/{entry}/comm", encoding="utf-8", errors="replace") as file:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().rstrip("\n")
     except OSError:
         return "?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import fcntl
 
-from restorer.program import OK, Arg, Data, Expect, Image, Slot
+from restorer.program import OK, Arg, Data, Expect, Image, Program, Slot
 from restorer.syscalls import NR
 
 AT_FDCWD = -100
@@ -19,11 +19,13 @@ FILE_HINT = "put it back as it was, or use --force-files"
 
 
 class Opener:
-    """Appends ops to `image.shared` that leave fds at or above `image.fd_base`; made once for an image."""
+    """Appends ops to `program`, which is `image.shared` unless said otherwise, that leave fds at or above
+    `image.fd_base`; made once for an image.
+    """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, program: Program | None = None) -> None:
         self.image = image
-        self.program = image.shared
+        self.program = program or image.shared
         self.low = image.slot()
         self.stat = image.reserve(STAT_BYTES)
         self.pair = image.reserve(8)

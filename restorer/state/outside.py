@@ -6,10 +6,14 @@ from __future__ import annotations
 import os
 
 from restorer.native import kcmp
-from restorer.state import holders, sockets, stdio
+from restorer.state import holders, locks, sockets, stdio
 from restorer.state.descriptors import KCMP_FILE, Descriptor
 from restorer.state.holders import Holder
 from restorer.tracee import Tracee
+
+RESTORABLE_INODES = frozenset(
+    f"anon_inode:[{kind}]" for kind in ("eventfd", "eventpoll", "signalfd", "timerfd")
+)
 
 
 class Outside:
@@ -51,17 +55,24 @@ class Outside:
 
     def _holder(self, descriptor: Descriptor) -> Holder | None:
         for holder in self._holders[descriptor.link]:
-            if not descriptor.link.startswith("anon_inode:") or _same(descriptor, holder):
+            if _is_shared(descriptor, holder):
                 return holder
         return None
 
 
 def _is_shareable(descriptor: Descriptor) -> bool:
-    """Kinds where another holder matters: with files only the offset is shared."""
+    """Kinds where another holder matters: with most files only the offset is shared."""
     if descriptor.flags & os.O_PATH:
         return False
-    anonymous = descriptor.link in ("anon_inode:[eventfd]", "anon_inode:[eventpoll]")
-    return descriptor.is_fifo or anonymous or descriptor.link.startswith("socket:")
+    anonymous = descriptor.link in RESTORABLE_INODES
+    locked = locks.is_shareable(descriptor)
+    return descriptor.is_fifo or anonymous or locked or descriptor.link.startswith("socket:")
+
+
+def _is_shared(descriptor: Descriptor, holder: Holder) -> bool:
+    if descriptor.is_fifo or descriptor.link.startswith("socket:"):
+        return True
+    return _same(descriptor, holder)
 
 
 def _same(descriptor: Descriptor, holder: Holder) -> bool:

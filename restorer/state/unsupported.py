@@ -22,7 +22,7 @@ _NO_LAM = (1 << 64) - 1
 
 def check(tracee: Tracee) -> None:
     """Raises Refused with all reasons, separated by "; "."""
-    reasons = [*_children(tracee), *_timers(tracee), *_threads(tracee), *_others(tracee)]
+    reasons = [*_children(tracee), *_threads(tracee), *_others(tracee)]
     if reasons:
         raise Refused(f"process {tracee.pid} cannot be checkpointed: {'; '.join(reasons)}")
 
@@ -40,12 +40,6 @@ def _name(pid: int) -> str:
         return Process(pid).comm()
     except RestorerError:
         return "?"
-
-
-def _timers(tracee: Tracee) -> Iterator[str]:
-    count = sum(line.startswith("ID:") for line in tracee.process.timers().split("\n"))
-    if count:
-        yield f"it has {count} POSIX timer(s) (timer_create), which are not supported yet"
 
 
 def _threads(tracee: Tracee) -> Iterator[str]:

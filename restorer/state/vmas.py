@@ -13,7 +13,8 @@ from restorer.errors import Refused, RestorerError
 from restorer.model import Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
-from restorer.state import mapped_files
+from restorer.state import contents, mapped_files
+from restorer.state.contents import NO_CONTENTS, Content, Contents
 from restorer.state.mapped_files import MappedFile
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
@@ -52,9 +53,7 @@ _UNSUPPORTED = {
     "mm": "memory of a device",
 }
 _KERNEL_OBJECTS = {
-    "/memfd:": "memory of a memfd",
     "/SYSV": "System V shared memory",
-    "/dev/zero (deleted)": "shared anonymous memory",
     "/[aio]": "an asynchronous I/O context",
     "anon_inode:": "memory of a kernel object",
     "/anon_hugepage": "huge pages of hugetlbfs",
@@ -64,11 +63,13 @@ _KERNEL_OBJECTS = {
 
 @dataclass(frozen=True)
 class Mapping:
-    """A VMA that mmap makes again. `written`: a private file mapping with pages of its own."""
+    """A VMA that mmap makes again. `written`: a private file mapping with pages of its own. `content`: what
+    is mapped has no name, and its bytes travel in the image."""
 
     vma: Vma
     file: MappedFile | None
     written: bool
+    content: Content | None = None
 
     @property
     def droppable(self) -> bool:
@@ -78,7 +79,7 @@ class Mapping:
     @property
     def lazy(self) -> bool:
         """Private anonymous memory, filled by way of userfaultfd."""
-        return self.file is None and not self.droppable
+        return self.file is None and self.content is None and not self.droppable
 
     @property
     def locked(self) -> bool:
@@ -140,13 +141,14 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
         raise Refused(f"memory at {vma} cannot be checkpointed: {reason}")
     if not vma.path:
         return Mapping(vma, None, False)
-    if vma.deleted:
-        path = vma.path.removesuffix(" (deleted)")
-        raise Refused(f"mapped file {path} was deleted", "restart the process first")
+    written = not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end)
+    if contents.kind_of(vma.path):
+        found = contents.capture(vma.path, f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
+        return Mapping(vma, None, written, found)
     writable = vma.shared and "mw" in vma.flags
     # The path as seen from our root, not the process's: seq_path in fs/proc/task_mmu.c goes by the reader.
     file = mapped_files.capture(vma.path, _stat_mapped(tracee, vma), writable=writable)
-    return Mapping(vma, file, not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end))
+    return Mapping(vma, file, written)
 
 
 def _why_not(vma: Vma) -> str:
@@ -185,19 +187,30 @@ def emit_clear(image: Image) -> None:
         image.main.syscall(NR.munmap, SLOT.region_end, SLOT.tail_bytes)
 
 
-def emit(state: Vmas, image: Image) -> None:
-    """Maps every VMA, without contents."""
+def emit(state: Vmas, image: Image, carried: Contents = NO_CONTENTS) -> None:
+    """Maps every VMA, without contents; `carried` are the files without a name that some of them show."""
+    places = dict(carried.files)
     for mapping in state.mappings:
         with image.about(f"memory at {mapping.vma}"):
-            _emit_one(mapping, image)
+            _emit_map(mapping, 0 if mapping.content is None else places[mapping.content], image)
+            _emit_advice(mapping, image)
 
 
-def _emit_one(mapping: Mapping, image: Image) -> None:
+def _emit_map(mapping: Mapping, window: int, image: Image) -> None:
     vma = mapping.vma
-    fd = -1 if mapping.file is None else mapped_files.emit_open(mapping.file, image)
     prot = _READ_WRITE if mapping.late_prot else vma.prot
-    offset = vma.offset if vma.path else 0
-    image.main.syscall(NR.mmap, vma.start, vma.length, prot, _map_flags(mapping), fd, offset)
+    flags = _map_flags(mapping)
+    if mapping.content is not None:
+        may_write = vma.shared and "mw" in vma.flags
+        place = (vma.start, vma.length, prot, vma.offset)
+        contents.emit_map(mapping.content, window, place, flags, may_write, image)
+        return
+    fd = -1 if mapping.file is None else mapped_files.emit_open(mapping.file, image)
+    image.main.syscall(NR.mmap, vma.start, vma.length, prot, flags, fd, vma.offset if vma.path else 0)
+
+
+def _emit_advice(mapping: Mapping, image: Image) -> None:
+    vma = mapping.vma
     for flag, advice in _ADVICE.items():
         if flag in vma.flags and not mapping.droppable:
             image.main.syscall(NR.madvise, vma.start, vma.length, advice)
@@ -212,7 +225,7 @@ def _map_flags(mapping: Mapping) -> int:
     if mapping.droppable:
         return flags | _MAP_DROPPABLE | mmap.MAP_ANONYMOUS
     flags |= mmap.MAP_SHARED if vma.shared else mmap.MAP_PRIVATE
-    if mapping.file is None:
+    if mapping.file is None and mapping.content is None:
         flags |= mmap.MAP_ANONYMOUS
     if "nr" in vma.flags:
         flags |= _MAP_NORESERVE
@@ -247,6 +260,11 @@ def _emit_late_one(mapping: Mapping, image: Image) -> None:
 def content(state: Vmas) -> tuple[Vma, ...]:
     """The VMAs whose pages belong into the image."""
     return tuple(mapping.vma for mapping in state.mappings if mapping.lazy or mapping.written)
+
+
+def carried(state: Vmas) -> Iterator[Content]:
+    """The mapped files without a name, whose bytes travel in the image."""
+    return (mapping.content for mapping in state.mappings if mapping.content is not None)
 
 
 def lazy_runs(state: Vmas) -> Iterator[tuple[int, int]]:

@@ -129,15 +129,13 @@ def test_written_code_gets_its_protection_late() -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"path": "/memfd:x (deleted)", "shared": True}, "memfd"),
         ({"path": "/SYSV00000000 (deleted)", "shared": True}, "System V"),
-        ({"path": "/dev/zero (deleted)", "shared": True}, "shared anonymous"),
         ({"flags": frozenset({"ht"})}, "huge pages"),
         ({"flags": frozenset({"um"})}, "userfaultfd"),
         ({"flags": frozenset({"pf", "io"}), "path": "/dev/fb0"}, "device"),
         ({"pkey": 3}, "protection key 3"),
         ({"name": "[uprobes]"}, "kernel itself"),
-        ({"path": "/gone (deleted)"}, "/gone was deleted"),
+        ({"path": "/gone (deleted)", "shared": True}, "/gone has been deleted"),
     ],
 )
 def test_refusals_name_the_mapping_and_the_reason(facts: dict[str, Any], reason: str) -> None:

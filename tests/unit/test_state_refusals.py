@@ -61,23 +61,23 @@ def refusal(child: subprocess.Popen[str], check: Callable[[Tracee], object]) -> 
 
 
 FDS = {
-    "timerfd": ("libc = ctypes.CDLL(None); fd = libc.timerfd_create(1, 0)", r"fd \d+: timerfd cannot"),
-    "signalfd": (
-        "m = ctypes.create_string_buffer(128); ctypes.CDLL(None).signalfd(-1, m, 0)",
-        r"fd \d+: signalfd cannot",
-    ),
     "inotify": ("ctypes.CDLL(None).inotify_init()", r"fd \d+: inotify cannot"),
-    "memfd": ("fd = os.memfd_create('x')", r"fd \d+: memfd cannot"),
     "pidfd": ("fd = os.pidfd_open(os.getpid())", r"fd \d+: pidfd cannot"),
-    "deleted": ("f = open('gone', 'w'); os.unlink('gone')", r"fd \d+: .*/gone has been deleted"),
-    "replaced": (
-        "f = open('a', 'w'); open('b', 'w').close(); os.rename('b', 'a')",
-        r"fd \d+: .*/a has been deleted",
+    "deleted": (
+        "f = open('gone', 'w'); os.link('gone', 'kept'); os.unlink('gone')",
+        r"fd \d+: .*/gone has been deleted",
     ),
-    "flock": ("f = open('a', 'w'); fcntl.flock(f, fcntl.LOCK_EX)", r"fd \d+: a file lock on .*/a cannot"),
-    "posix lock": (
-        "f = open('a', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)",
-        r"fd \d+: a file lock on .*/a cannot",
+    "folder deleted": (
+        "os.mkfifo('gone'); f = os.open('gone', os.O_PATH); os.unlink('gone')",
+        r"fd \d+: .*/gone has been deleted",
+    ),
+    "lease": (
+        "f = open('a', 'w'); fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)",
+        r"fd \d+: a lease on .*/a cannot",
+    ),
+    "shared flock": (
+        "f = open('a', 'w'); fcntl.flock(f, fcntl.LOCK_EX)\nif os.fork() == 0: sys.stdin.read(); os._exit(0)",
+        r"fd \d+: .*/a shared with process \d+",
     ),
     "own procfs": ("f = open('/proc/self/status')", r"fd \d+: /proc/\d+/status belongs to one process"),
     "netlink": ("s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)", r"fd \d+: netlink socket cannot"),
@@ -113,8 +113,8 @@ def test_fds(start: Start, what: str) -> None:
 
 
 def test_all_of_them_are_named(start: Start) -> None:
-    text = refusal(start("a = os.memfd_create('x'); ctypes.CDLL(None).inotify_init()"), fds.capture)
-    assert re.search(r"fd \d+: memfd .*; fd \d+: inotify ", text)
+    text = refusal(start("a = os.pidfd_open(os.getpid()); ctypes.CDLL(None).inotify_init()"), fds.capture)
+    assert re.search(r"fd \d+: pidfd .*; fd \d+: inotify ", text)
 
 
 def test_pipe_to_another_process(start: Start) -> None:
@@ -145,9 +145,20 @@ def test_children(start: Start) -> None:
     assert re.search(r"child processes \(\d+ 'python.*\), and trees", refusal(child, unsupported.check))
 
 
-def test_posix_timers(start: Start) -> None:
-    code = "t = ctypes.c_void_p(); ctypes.CDLL(None).timer_create(1, None, ctypes.byref(t))"
-    assert "1 POSIX timer(s)" in refusal(start(code), unsupported.check)
+def test_posix_timer_of_a_thread_clock(start: Start) -> None:
+    code = (
+        "import threading, time; threading.Thread(target=time.sleep, args=(1,)).start()\n"
+        "t = ctypes.c_void_p(); ctypes.CDLL(None).timer_create(3, None, ctypes.byref(t))"
+    )
+    assert "counts the CPU time of a thread" in refusal(start(code), posix_timers.capture)
+
+
+def test_shared_memory_of_two(start: Start) -> None:
+    child = start("import mmap; m = mmap.mmap(-1, 9999)\nif os.fork() == 0: sys.stdin.read(); os._exit(0)")
+    text = refusal(
+        child, lambda tracee: sharers.check(tracee.pid, vmas.carried(vmas.capture(tracee)))
+    )
+    assert re.search(r"shared memory is shared with process \d+ 'python", text)
 
 
 def test_deleted_working_directory(start: Start) -> None:

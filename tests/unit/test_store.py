@@ -330,9 +330,9 @@ def test_a_store_of_another_user(tmp_path: Path) -> None:
 
 def test_a_newer_format(folder: Path) -> None:
     with open_store(folder, create=True) as store, store.changing() as txn:
-        txn.put(b"version", (2).to_bytes(4, "little"), db=store.env.open_db(b"meta", txn=txn))
+        txn.put(b"version", (3).to_bytes(4, "little"), db=store.env.open_db(b"meta", txn=txn))
         txn.commit()
-    with pytest.raises(StoreError, match="has format 2"), open_store(folder):
+    with pytest.raises(StoreError, match="has format 3"), open_store(folder):
         pass
 
 

@@ -18,9 +18,14 @@ SIZES = {
     "wr_port": 8,
     "wr_record": 32,
     "wr_failure": 24,
-    "wr_counters": 120,
-    "wr_ctl": 176,
-    "wr_runtime": 128,
+    "wr_counters": 136,
+    "wr_ctl": 192,
+    "wr_runtime": 168,
+    "wr_hot": 32,
+    "wr_hot_block": 24,
+    "wr_recording": 24,
+    "wr_use": 8,
+    "wr_fault": 56,
     "wr_message": 32,
 }
 

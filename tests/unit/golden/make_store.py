@@ -9,7 +9,7 @@ from pathlib import Path
 
 import zstandard
 
-from tests.unit.test_store import sample
+from tests.unit.test_store_hot import sample
 
 with tempfile.TemporaryDirectory() as folder:
     sample(Path(folder))

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One fault, from the queue to its answer.
+ */
+#include <errno.h>
+
+#include "pager.h"
+
+static void bring_wanted(struct pager *p, uint64_t record)
+{
+    uint64_t *counter = &p->counters->fault_pages;
+
+    trace_used(p, record);
+    if (hot_fault(p, record, counter)) {
+        trace_end(p, WR_PATH_HOT);
+        return;
+    }
+    pager_bring(p, record, 1, counter);
+    trace_end(p, WR_PATH_NOTHING);
+}
+
+static int zero_unknown(struct pager *p, struct space *space, uint64_t addr)
+{
+    uint64_t before = p->counters->zero_pages;
+    int result = install_zero(p, space, addr);
+
+    trace_end(p, p->counters->zero_pages != before ? WR_PATH_ZERO : WR_PATH_NOTHING);
+    return result;
+}
+
+/* A page that is needed comes with its chunk; any other is one that the image does not have: zeroes. */
+void fault_one(struct pager *p)
+{
+    struct fault fault = p->faults[p->faults_first];
+    struct space *space = &p->spaces[fault.space];
+    int64_t record;
+    int result = 0;
+
+    p->faults_first = (p->faults_first + 1) % FAULTS_MAX;
+    p->faults_count--;
+    if (!fault.addr || space->uffd < 0)
+        return;
+    p->counters->faults++;
+    trace_begin(p, &fault);
+    record = space_wanted(space, fault.addr);
+    trace_phase(p, WR_PHASE_LOOKUP, trace_now());
+    if (record >= 0)
+        bring_wanted(p, (uint64_t)record);
+    else
+        result = zero_unknown(p, space, fault.addr);
+    if (result == -EAGAIN) {
+        events_settle(p, space);
+        install_wake(space, fault.addr, WR_PAGE_BYTES);
+    } else if (result == -ESRCH && fault.space > 0) {
+        events_release(p, space);
+    }
+}

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files without a name whose bytes travel in the image: unlinked ones, memfds, shared anonymous memory.
+
+Each is mapped shared, as a whole, at an address that is free in the image (its *window*) until the pager has
+written its pages there, before the program resumes. So they are chunks like any other memory, but none is
+lazy: a restore takes as long as it takes to bring them all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from restorer import holes
+from restorer.errors import Refused
+from restorer.program import CTL, Image, Segment, Slot, ok_or
+from restorer.state import unnamed
+from restorer.state.opening import AT_FDCWD, Opener
+from restorer.syscalls import NR
+from restorer.wire import CHUNK_BYTES, PAGE_BYTES, SegmentFlag
+
+UNLINKED, MEMFD, SHARED = "unlinked file", "memfd", "shared memory"
+
+_MAP_FIXED_NOREPLACE = 0x100000
+_MAP_NORESERVE = 0x4000
+_MREMAP_MAYMOVE_FIXED = 3
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+_MFD_CLOEXEC_ALLOW_SEALING = 3
+_F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SEAL = 1033, 1034, 1
+_O_TMPFILE_ONLY = 0o20000000
+_HUGETLBFS_PAGE_BYTES = 2 << 20
+_EXTENTS_MAX = 256
+_NANO = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Content:
+    """One such file, told from others by device and inode. `name` is a memfd's, or the path that an unlinked
+    file had; `extents` are (start, end) of what is no hole; `source` is where its bytes are read from.
+    """
+
+    dev: int
+    inode: int
+    kind: str = field(compare=False)
+    name: str = field(compare=False)
+    source: str = field(compare=False)
+    size_bytes: int = field(compare=False)
+    mode: int = field(compare=False)
+    owner: tuple[int, int] = field(compare=False)
+    times_ns: tuple[int, int] = field(compare=False)
+    seals: int = field(compare=False)
+    extents: tuple[tuple[int, int], ...] = field(compare=False)
+    xattrs: tuple[tuple[str, bytes], ...] = field(compare=False)
+    place: unnamed.Place | None = field(compare=False)
+
+    @property
+    def mapped_bytes(self) -> int:
+        """The size in whole pages."""
+        return -(-self.size_bytes // PAGE_BYTES) * PAGE_BYTES
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" if self.name else self.kind
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a process, each with the address of its window (0 for one that is empty), by address."""
+
+    files: tuple[tuple[Content, int], ...]
+
+
+NO_CONTENTS = Contents(())
+
+
+def kind_of(link: str) -> str:
+    """Which of the kinds a path in /proc means; "" for none of them."""
+    if link == "/dev/zero (deleted)":
+        return SHARED
+    if link.startswith("/memfd:"):
+        return MEMFD
+    return UNLINKED if link.endswith(" (deleted)") else ""
+
+
+def capture(link: str, source: str) -> Content:
+    """Describes the file at `source`, a link of /proc that leads to it. Raises Refused.
+
+    An unlinked file that still has a name elsewhere is refused: it would not be the same file any more.
+    """
+    kind, name = kind_of(link), link.removesuffix(" (deleted)")
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise Refused(f"{name} has been deleted, and cannot be read ({error.strerror})") from None
+    try:
+        status = os.fstat(fd)
+        if kind == UNLINKED and (status.st_nlink or not stat.S_ISREG(status.st_mode)):
+            raise Refused(
+                f"{name} has been deleted", "only regular files without any name can be carried along"
+            )
+        if status.st_blksize >= _HUGETLBFS_PAGE_BYTES and kind != UNLINKED:
+            raise Refused(f"{name} has huge pages of hugetlbfs")
+        return Content(
+            dev=status.st_dev,
+            inode=status.st_ino,
+            kind=kind,
+            name="" if kind == SHARED else name.removeprefix("/memfd:") if kind == MEMFD else name,
+            source=source,
+            size_bytes=status.st_size,
+            mode=stat.S_IMODE(status.st_mode),
+            owner=(status.st_uid, status.st_gid),
+            times_ns=(status.st_atime_ns, status.st_mtime_ns),
+            seals=fcntl.fcntl(fd, _F_GET_SEALS) if kind == MEMFD else 0,
+            extents=tuple(_extents(fd, status.st_size)),
+            xattrs=_xattrs(fd) if kind == UNLINKED else (),
+            place=unnamed.find_place(name, status) if kind == UNLINKED else None,
+        )
+    finally:
+        os.close(fd)
+
+
+def _extents(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at < size_bytes:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, at
+
+
+def _xattrs(fd: int) -> tuple[tuple[str, bytes], ...]:
+    try:
+        names = [name for name in os.listxattr(fd) if name.startswith("user.")]
+    except OSError:
+        return ()
+    return tuple((name, os.getxattr(fd, name)) for name in names)
+
+
+def place(found: Iterable[Content], used: Iterable[tuple[int, int]]) -> Contents:
+    """Gives each a window outside of the `used` address ranges. Raises Refused when there is no room."""
+    files = list(dict.fromkeys(found))
+    full = [one for one in files if one.size_bytes]
+    starts = holes.windows(used, [one.mapped_bytes for one in full])
+    if len(starts) < len(full):
+        raise Refused(f"its address space has no room for {full[len(starts)]}")
+    empty = [(one, 0) for one in files if not one.size_bytes]
+    return Contents((*empty, *sorted(zip(full, starts, strict=True), key=lambda pair: pair[1])))
+
+
+def windows(state: Contents) -> Iterator[tuple[int, int, bytes]]:
+    """(address, mask, packed pages) of each 64 KiB that holds something else than zeros, by address."""
+    for content, start in state.files:
+        if content.extents:
+            fd = os.open(content.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                for offset in _offsets(content):
+                    data = os.pread(fd, CHUNK_BYTES, offset)
+                    mask, pages = _packed(data)
+                    if mask:
+                        yield start + offset, mask, pages
+            finally:
+                os.close(fd)
+
+
+def _offsets(content: Content) -> Iterator[int]:
+    done = 0
+    for start, end in content.extents:
+        yield from range(max(done, start // CHUNK_BYTES * CHUNK_BYTES), end, CHUNK_BYTES)
+        done = -(-end // CHUNK_BYTES) * CHUNK_BYTES
+
+
+def _packed(data: bytes) -> tuple[int, bytes]:
+    data += bytes(-len(data) % PAGE_BYTES)
+    mask, kept = 0, []
+    for number in range(len(data) // PAGE_BYTES):
+        page = data[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
+        if page.count(0) != PAGE_BYTES:
+            mask |= 1 << number
+            kept.append(page)
+    return mask, b"".join(kept)
+
+
+def segments(state: Contents) -> tuple[Segment, ...]:
+    """The windows as the pager must know them."""
+    return tuple(
+        Segment(start, start + content.mapped_bytes, SegmentFlag.WRITE, _READ_WRITE)
+        for content, start in state.files
+        if start
+    )
+
+
+def emit(state: Contents, image: Image) -> None:
+    """Makes the files in the launcher, and maps their windows."""
+    opener = Opener(image)
+    for content, start in state.files:
+        with image.about(str(content)):
+            fd: Slot | int = -1
+            if content.kind != SHARED:
+                fd = image.opened[content] = _emit_file(content, image, opener)
+            if start:
+                flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
+                flags |= mmap.MAP_ANONYMOUS if content.kind == SHARED else 0
+                image.main.syscall(NR.mmap, start, content.mapped_bytes, _READ_WRITE, flags, fd, 0)
+
+
+def _emit_file(content: Content, image: Image, opener: Opener) -> Slot:
+    program = image.shared
+    if content.place is None:
+        fd = opener.open(NR.memfd_create, image.string(content.name), _MFD_CLOEXEC_ALLOW_SEALING)
+    else:
+        fd = unnamed.emit(content.place, image, opener)
+    program.syscall(NR.fchown, fd, *content.owner)
+    program.syscall(NR.fchmod, fd, content.mode)
+    program.syscall(NR.ftruncate, fd, content.size_bytes)
+    for name, value in content.xattrs:
+        program.syscall(NR.fsetxattr, fd, image.string(name), image.data(value), len(value), 0)
+    if content.kind == UNLINKED and len(content.extents) <= _EXTENTS_MAX:
+        # A full disk is found here, and not by a store into the mapping, which would be a SIGBUS.
+        for start, end in content.extents:
+            program.syscall(NR.fallocate, fd, 0, start, end - start, expect=ok_or(errno.EOPNOTSUPP))
+    return fd
+
+
+def emit_open(content: Content, flags: int, image: Image) -> Slot:
+    """A description of its own, with these flags; the slot is for the restored process, which opens it by
+    itself: in another PID namespace the launcher has no /proc/self.
+
+    The description of O_TMPFILE keeps that flag, which no later open can give.
+    """
+    base = image.opened[content]
+    program, number = image.main, image.fd_base - 1
+    if flags & _O_TMPFILE_ONLY and flags & os.O_ACCMODE == os.O_RDWR and (content, 0) not in image.opened:
+        fd = image.opened[content, 0] = program.call(NR.fcntl, base, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
+        program.syscall(NR.fcntl, fd, fcntl.F_SETFL, flags)
+        return fd
+    # A number that a path can name; no fd of the program is in its place yet.
+    program.syscall(NR.dup3, base, number, os.O_CLOEXEC)
+    path = image.string(f"/proc/self/fd/{number}")
+    flags = flags & ~(_O_TMPFILE_ONLY | os.O_DIRECTORY) | os.O_CLOEXEC
+    fd = Opener(image, program).open(NR.openat, AT_FDCWD, path, flags)
+    program.syscall(NR.close, number)
+    return fd
+
+
+def emit_map(
+    content: Content, window: int, vma: tuple[int, int, int, int], flags: int, may_write: bool, image: Image
+) -> None:
+    """Maps a part of it: `vma` is (address, bytes, protection, offset), `flags` those of mmap(2).
+
+    Without `may_write` the mapping can never become writable, as is the case of those of a sealed memfd.
+    """
+    addr, length, prot, offset = vma
+    if content.kind == SHARED:
+        # With an old length of 0 a shared mapping stays where it is and appears a second time (mremap(2)).
+        image.main.syscall(NR.mremap, window + offset, 0, length, _MREMAP_MAYMOVE_FIXED, addr)
+        image.main.syscall(NR.mprotect, addr, length, prot)
+        return
+    key = (content, "rw" if may_write else "r")
+    if key not in image.opened:
+        access = os.O_RDWR if may_write else os.O_RDONLY
+        image.opened[key] = emit_open(content, access, image)
+    image.main.syscall(NR.mmap, addr, length, prot, flags, image.opened[key], offset)
+
+
+def emit_late(state: Contents, image: Image) -> None:
+    """Waits for the pages, takes the windows away; then times, which writing changes, and seals."""
+    if not state.files:
+        return
+    program = image.main
+    program.wait(CTL.eager_done)
+    for content, start in state.files:
+        with image.about(str(content)):
+            if start:
+                program.syscall(NR.munmap, start, content.mapped_bytes)
+            if content.kind == SHARED:
+                continue
+            times = b"".join(
+                part.to_bytes(8, "little", signed=True)
+                for time_ns in content.times_ns
+                for part in divmod(time_ns, _NANO)
+            )
+            fd = image.opened[content]
+            program.syscall(NR.utimensat, fd, 0, image.data(times), 0)
+            if content.seals:
+                program.syscall(NR.fcntl, fd, _F_ADD_SEALS, content.seals)

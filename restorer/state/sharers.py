@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other processes that map or hold a file without a name: after a restore they would have another one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+from restorer.errors import Refused, RestorerError
+from restorer.procfs import Process
+from restorer.state import holders
+from restorer.state.contents import Content, kind_of
+
+
+def check(pid: int, found: Iterable[Content]) -> None:
+    """Raises Refused that names every one of `found` which another process than `pid` has, too."""
+    by_file = {(one.dev, one.inode): one for one in found}
+    if not by_file:
+        return
+    shared: dict[Content, str] = {}
+    for other, dev, inode in _others(pid, by_file):
+        content = by_file.get((dev, inode))
+        if content is not None:
+            shared.setdefault(content, other)
+    if shared:
+        reasons = (f"{content} is shared with process {other}" for content, other in shared.items())
+        raise Refused("; ".join(reasons), "end that process first")
+
+
+def _others(pid: int, by_file: dict[tuple[int, int], Content]) -> Iterator[tuple[str, int, int]]:
+    """(process, device, inode) of the files without a name that others have."""
+    inodes = {inode for _, inode in by_file}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in (pid, os.getpid()):
+            for dev, inode in (*_mapped(int(entry), inodes), *_open(int(entry))):
+                yield _describe(int(entry)), dev, inode
+
+
+def _mapped(pid: int, inodes: set[int]) -> Iterator[tuple[int, int]]:
+    try:
+        mapped = Process(pid).maps()
+    except (RestorerError, OSError):
+        return
+    for vma in mapped:
+        if vma.inode in inodes and kind_of(vma.path):
+            yield os.makedev(*vma.dev), vma.inode
+
+
+def _open(pid: int) -> Iterator[tuple[int, int]]:
+    for number, link in holders.links(pid):
+        if kind_of(link):
+            try:
+                status = os.stat(f"/proc/{pid}/fd/{number}")
+            except OSError:
+                continue
+            yield status.st_dev, status.st_ino
+
+
+def _describe(pid: int) -> str:
+    return str(holders.Holder(pid, holders.name(pid), 0)).removeprefix("process ")
