@@ -16,7 +16,7 @@ from restorer.syscalls import NAMES, NR
 X86_64, I386 = 0xC000003E, 0x40000003
 KILL, ALLOW = 0x80000000, 0x7FFF0000
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22
-NEEDED = {"close", "exit_group", "futex", "getpid", "kcmp", "madvise", "munmap", "pidfd_send_signal"}
+NEEDED = {"close", "exit", "exit_group", "futex", "getpid", "kcmp", "madvise", "munmap", "pidfd_send_signal"}
 NEEDED |= {"ppoll", "pread64", "read", "restart_syscall", "sendmsg"}
 
 
