@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 REQUIREMENTS := $(BIN)/python scripts/requirements.py
 NATIVE_SOURCES := $(wildcard native/tracer/*.[ch] native/include/*.h)
-C_SOURCES = $(wildcard native/*/*.[ch] tests/programs/*.[ch] images/*/*.[ch])
+C_SOURCES = $(wildcard native/*/*.[ch] tests/programs/*.[ch] images/*/*.[ch] bench/*.c)
 PY_SOURCES := restorer setup.py scripts bench images tests
 PYTEST_ARGS ?=
 

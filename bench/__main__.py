@@ -10,10 +10,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import first_reply, resume, size, start
+from bench import first_reply, recorded, resolve, resume, size, start
 from bench.peer import peer_path
 
-_MEASUREMENTS = {"start": start, "resume": resume, "reply": first_reply, "size": size}
+_MEASUREMENTS = {
+    "start": start,
+    "resume": resume,
+    "reply": first_reply,
+    "recorded": recorded,
+    "size": size,
+    "resolve": resolve,
+}
 _INSIDE = "RESTORER_BENCH_INSIDE"
 
 

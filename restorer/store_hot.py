@@ -43,7 +43,7 @@ LEVEL = 1
 
 @dataclass(frozen=True)
 class OptimizeSummary:
-    """The working set as it is now. `recordings`: how many were folded in; `hot_bytes`: its room in the store."""
+    """The working set as it is now. `recordings` were folded in; `hot_bytes` is its room in the store."""
 
     name: str
     recordings: int

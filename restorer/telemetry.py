@@ -53,8 +53,8 @@ _U64 = Struct("<Q")
 
 @dataclass(frozen=True)
 class Fault:
-    """When its message was read (CLOCK_MONOTONIC), thread, address, chunk (index of its record; None for a page
-    that the image does not have), how it was answered, and how long each phase took.
+    """When its message was read (CLOCK_MONOTONIC), thread, address, chunk (index of its record; None for a
+    page that the image does not have), how it was answered, and how long each phase took.
     """
 
     time_ns: int
@@ -71,7 +71,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """A moment of a restore. `faults`: the last ones, oldest first; `used_chunks`: that faults needed so far."""
+    """A moment of a restore. `faults`: the last ones, in order; `used_chunks`: needed by faults so far."""
 
     name: str
     image_id: int
@@ -86,9 +86,11 @@ class Telemetry:
 def find(target: str) -> Telemetry:
     """The restore of the process with this PID, or of the image with this name.
 
-    Raises ProcessError where there is none, or several of the name; PrivilegeError where none may be read.
+    Raises ProcessError where there is none, or several of the name; PrivilegeError.
     """
-    found, forbidden = [], False
+    # By PID: until its loader has closed what it inherited, a process looks like its launcher.
+    found: dict[int, Telemetry] = {}
+    forbidden = False
     for launcher in _launchers():
         try:
             telemetry = _read(launcher)
@@ -96,12 +98,12 @@ def find(target: str) -> Telemetry:
             forbidden = True
             continue
         if telemetry and (telemetry.name == target or str(telemetry.pid) == target):
-            found.append(telemetry)
+            found[telemetry.pid] = telemetry
     if len(found) > 1:
-        pids = ", ".join(str(telemetry.pid) for telemetry in found)
+        pids = ", ".join(map(str, found))
         raise ProcessError(f"image {target!r} is being restored as processes {pids}", "name one of them")
     if found:
-        return found[0]
+        return next(iter(found.values()))
     if forbidden:
         raise PrivilegeError("the launchers of this machine belong to another user", "run as root")
     raise ProcessError(

@@ -21,8 +21,8 @@ enum wr_limits {
     WR_CHUNK_BYTES = 65536,
     WR_NO_SLOT = 0xffff,
     WR_NO_OBJECT = 0xffff,
-    WR_SLOTS = 4096,     /* slots in the region, 8 bytes each */
-    WR_FD_BASE_MIN = 64, /* the image's own fd_base is at least this */
+    WR_SLOTS = 4096,             /* slots in the region, 8 bytes each */
+    WR_FD_BASE_MIN = 64,         /* the image's own fd_base is at least this */
     WR_HOT_BLOCK_BYTES = 262144, /* a block of the working set decodes to at most this */
     WR_HOT_BLOCK_CHUNKS = 64,    /* and holds at most as many chunks: one page each */
 };
@@ -233,7 +233,8 @@ struct wr_hot {
     uint32_t map_check; /* wr_process.map_check: the page index that the chunks are of */
     uint32_t blocks_count;
     uint32_t chunks_count;
-    uint32_t eager_blocks; /* so many, from the first on, come before resume: all that must be there by then, and more */
+    uint32_t
+        eager_blocks; /* so many, from the first on, come before resume: all that must be there by then, and more */
 };
 
 /* The packed pages of some chunks, one behind the other, as one frame. */
@@ -331,9 +332,9 @@ enum wr_path {
 
 /* Phases of a fault, in cycles of the time stamp counter. */
 enum wr_phase {
-    WR_PHASE_QUEUE = 0,   /* from the read of the message to its turn */
-    WR_PHASE_LOOKUP = 1,  /* to the record */
-    WR_PHASE_READ = 2,    /* of the frame */
+    WR_PHASE_QUEUE = 0,  /* from the read of the message to its turn */
+    WR_PHASE_LOOKUP = 1, /* to the record */
+    WR_PHASE_READ = 2,   /* of the frame */
     WR_PHASE_DECODE = 3,
     WR_PHASE_INSTALL = 4,
     WR_PHASES = 5,
@@ -388,8 +389,8 @@ struct wr_runtime {
     uint64_t decoder_bytes;
     uint64_t input; /* buffer for compressed bytes */
     uint64_t input_bytes;
-    uint64_t trace; /* struct wr_trace */
-    uint64_t hot;   /* struct wr_hot and what follows; 0 without a working set */
+    uint64_t trace;      /* struct wr_trace */
+    uint64_t hot;        /* struct wr_hot and what follows; 0 without a working set */
     uint64_t hot_buffer; /* WR_HOT_BLOCK_BYTES */
     uint64_t hot_input;  /* for a block's frame */
     uint64_t hot_input_bytes;
@@ -416,7 +417,8 @@ enum wr_message_kind {
     WR_MESSAGE_CHILD =
         7, /* with a forked child's userfaultfd as SCM_RIGHTS, for the launcher to hold; a = its number */
     WR_MESSAGE_CHILD_GONE = 8, /* the child numbered a is loaded or has ended: close what was held */
-    WR_MESSAGE_HOT_BAD = 9,    /* block a of the working set is not what its index says; it is not used any more */
+    WR_MESSAGE_HOT_BAD =
+        9, /* block a of the working set is not what its index says; it is not used any more */
 };
 
 enum wr_lost {

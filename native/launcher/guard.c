@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "lineage.h"
@@ -20,20 +22,35 @@ enum { LINK_FD = 0, TARGET_FD = 1, KEPT_FDS = 2, ROUNDS_MAX = 100 };
 
 static const char HOLD = 'h', DISMISS = 'd';
 
-/* Stopped first, so that none forks while the list is made; counts who was found. */
-static size_t stop_all(struct lineage *all, pid_t target)
+/* Those that were stopped. Killed are these, not whoever is found below the target later: the pager, which misses the
+ * launcher at the same moment, may have killed the target by then, and its children have another parent. */
+struct stopped {
+    size_t count;
+    struct lineage one[LINEAGE_MAX];
+};
+
+static bool is_noted(const struct stopped *stopped, const struct lineage *one)
 {
-    size_t count = lineage_list(all, target), below = 0;
-    syscall(SYS_pidfd_send_signal, TARGET_FD, SIGSTOP, NULL, 0);
-    for (size_t i = 0; i < count; i++) {
-        int fd = all[i].below ? lineage_pidfd(&all[i]) : -1;
+    for (size_t i = 0; i < stopped->count; i++)
+        if (stopped->one[i].pid == one->pid)
+            return true;
+    return false;
+}
+
+/* Stopped first, so that none forks while the list is made. */
+static void stop_below(struct lineage *all, pid_t root, struct stopped *stopped)
+{
+    size_t count = lineage_list(all, root);
+    for (size_t i = 0; i < count && stopped->count < LINEAGE_MAX; i++) {
+        if (!all[i].below || is_noted(stopped, &all[i]))
+            continue;
+        int fd = lineage_pidfd(&all[i]);
         if (fd < 0)
             continue;
         syscall(SYS_pidfd_send_signal, fd, SIGSTOP, NULL, 0);
         close(fd);
-        below++;
+        stopped->one[stopped->count++] = all[i];
     }
-    return below;
 }
 
 static void end(int pidfd)
@@ -48,14 +65,17 @@ static void end(int pidfd)
 static void end_program(pid_t target)
 {
     struct lineage *all = calloc(LINEAGE_MAX, sizeof(*all));
-    size_t found = 0, before = SIZE_MAX;
-    for (int round = 0; all != NULL && found != before && round < ROUNDS_MAX; round++) {
-        before = found;
-        found = stop_all(all, target) + 1;
+    struct stopped *stopped = calloc(1, sizeof(*stopped));
+    size_t before = SIZE_MAX;
+    syscall(SYS_pidfd_send_signal, TARGET_FD, SIGSTOP, NULL, 0);
+    for (int round = 0; all && stopped && stopped->count != before && round < ROUNDS_MAX; round++) {
+        before = stopped->count;
+        stop_below(all, target, stopped);
+        for (size_t i = 0; i < before && round > 0; i++)
+            stop_below(all, stopped->one[i].pid, stopped);
     }
-    size_t count = all != NULL ? lineage_list(all, target) : 0;
-    for (size_t i = 0; i < count; i++) {
-        int fd = all[i].below ? lineage_pidfd(&all[i]) : -1;
+    for (size_t i = 0; stopped != NULL && i < stopped->count; i++) {
+        int fd = lineage_pidfd(&stopped->one[i]);
         if (fd >= 0)
             end(fd);
     }
@@ -150,4 +170,8 @@ void guard_dismiss(struct tree *tree)
     tell(tree, DISMISS, -1);
     close(tree->guard_link);
     tree->guard_link = -1;
+    /* As long as it lives it holds the userfaultfds, and the program's mappings show that they are watched. */
+    while (tree->guard > 0 && waitpid(tree->guard, NULL, __WALL) < 0 && errno == EINTR)
+        continue;
+    tree->guard = 0;
 }

@@ -23,9 +23,8 @@ static bool header_valid(const struct hot *hot, const struct image *image)
     if (index->image_id != image->id || index->map_check != process->map_check)
         return false;
     return index->eager_blocks <= index->blocks_count && index->chunks_count <= process->records_count &&
-           hot->bytes ==
-               sizeof(*index) + (uint64_t)index->blocks_count * sizeof(struct wr_hot_block) +
-                   (uint64_t)index->chunks_count * sizeof(uint32_t);
+           hot->bytes == sizeof(*index) + (uint64_t)index->blocks_count * sizeof(struct wr_hot_block) +
+                             (uint64_t)index->chunks_count * sizeof(uint32_t);
 }
 
 /* The blocks lie one behind the other and hold all chunks, in `bytes` bytes. */

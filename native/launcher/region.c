@@ -42,7 +42,8 @@ static uint64_t pool_bytes(uint64_t records)
     return bytes < POOL_BYTES_MIN ? POOL_BYTES_MIN : bytes;
 }
 
-static struct layout lay_out(const struct image *image, const struct hot *hot, const struct resident *resident)
+static struct layout lay_out(const struct image *image, const struct hot *hot,
+                             const struct resident *resident)
 {
     struct layout at;
     uint64_t cursor = 0;
@@ -170,7 +171,8 @@ static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct
     runtime->input_bytes = IMAGE_FRAME_BYTES_MAX;
 }
 
-static void place_hot(struct wr_runtime *runtime, const struct hot *hot, uint64_t base, const struct layout *at)
+static void place_hot(struct wr_runtime *runtime, const struct hot *hot, uint64_t base,
+                      const struct layout *at)
 {
     if (hot->index == NULL)
         return;
@@ -181,7 +183,8 @@ static void place_hot(struct wr_runtime *runtime, const struct hot *hot, uint64_
     runtime->hot_input_bytes = HOT_INPUT_BYTES;
 }
 
-void region_build(struct region *region, struct image *image, const struct hot *hot, const struct options *options)
+void region_build(struct region *region, struct image *image, const struct hot *hot,
+                  const struct options *options)
 {
     const struct resident *resident = resident_table();
     struct layout at = lay_out(image, hot, resident);
@@ -205,7 +208,6 @@ void region_build(struct region *region, struct image *image, const struct hot *
     place_hot(region->runtime, hot, base, &at);
     telemetry_init(region, image);
     region->runtime->file_checks = options->force_files ? 0 : 1;
-    region->ctl->fill =
-        options->record && options->fill == WR_FILL_BACKGROUND ? WR_FILL_NONE : options->fill;
+    region->ctl->fill = options->record && options->fill == WR_FILL_BACKGROUND ? WR_FILL_NONE : options->fill;
     *(uint64_t *)region->pager_tls = region->pager_tls;
 }

@@ -16,7 +16,7 @@
 /* Addresses that are the same in the launcher, the restored process and the pager. */
 struct region {
     struct wr_runtime *runtime;
-    struct wr_ctl *ctl; /* MAP_SHARED */
+    struct wr_ctl *ctl;     /* MAP_SHARED */
     struct wr_trace *trace; /* MAP_SHARED */
     uint64_t *slots;
     struct wr_record *records; /* MAP_SHARED */

@@ -243,7 +243,8 @@ struct bytes store_page_index(const struct store *store, uint64_t map_id)
 bool store_hot(const struct store *store, uint64_t id, struct bytes *value)
 {
     uint64_t key = __builtin_bswap64(id);
-    return get(store, store->hot, "the working set", (struct bytes){(const uint8_t *)&key, sizeof(key)}, value) == 0;
+    return get(store, store->hot, "the working set", (struct bytes){(const uint8_t *)&key, sizeof(key)},
+               value) == 0;
 }
 
 int store_data_fd(const struct store *store)

@@ -85,8 +85,8 @@ static int decode_block(struct pager *p, const struct wr_hot_block *block)
     if (bytes > WR_HOT_BLOCK_BYTES || read_block(p, block) != 0)
         return -EBADMSG;
     __builtin_memcpy(&check, frame + block->frame_bytes - sizeof(check), sizeof(check));
-    if (check != block->check || ZSTD_decompressDCtx(p->decoder.zstd, (void *)p->rt->hot_buffer, WR_HOT_BLOCK_BYTES,
-                                                     frame, block->frame_bytes) != bytes)
+    if (check != block->check || ZSTD_decompressDCtx(p->decoder.zstd, (void *)p->rt->hot_buffer,
+                                                     WR_HOT_BLOCK_BYTES, frame, block->frame_bytes) != bytes)
         return -EBADMSG;
     p->counters->hot_blocks++;
     return 0;

@@ -86,7 +86,8 @@ static void kill_target(void)
 /* The launcher may be the one that is gone, so nothing can be left to it: the target is killed here. What forked
  * children lack is poisoned, so that none of them reads a zero which was never written; they have no pidfd of ours.
  * Again and again, for poisoning a child lets it fork: a grandchild that was noted below the place in the table where
- * the round stood would be left with holes, which read as zeroes once we are gone. */
+ * the round stood would be left with holes, which read as zeroes once we are gone. The target's own as well: who reads
+ * it by process_vm_readv keeps its mm, and goes on reading, after its death. */
 static _Noreturn void fail_stop(struct pager *p)
 {
     int again = 1;
@@ -94,7 +95,7 @@ static _Noreturn void fail_stop(struct pager *p)
     kill_target();
     for (int round = 0; again && round < FAIL_STOP_ROUNDS; round++) {
         again = 0;
-        for (uint32_t s = 1; s < p->spaces_count; s++) {
+        for (uint32_t s = 0; s < p->spaces_count; s++) {
             if (p->spaces[s].uffd < 0)
                 continue;
             events_read(p, &p->spaces[s]);

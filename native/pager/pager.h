@@ -46,9 +46,9 @@ struct decoded {
 
 /* What one thread needs to turn frames into pages. */
 struct decoder {
-    uint8_t *memory; /* wr_runtime.decoder_bytes */
-    uint8_t *input;  /* wr_runtime.input_bytes */
-    void *zstd;      /* ZSTD_DCtx in `memory` */
+    uint8_t *memory;  /* wr_runtime.decoder_bytes */
+    uint8_t *input;   /* wr_runtime.input_bytes */
+    void *zstd;       /* ZSTD_DCtx in `memory` */
     uint64_t read_at; /* time stamp of the end of the last read */
 };
 
@@ -101,16 +101,16 @@ struct pager {
     uint64_t eager_next; /* first record that may still be eager */
     int index_ready;     /* ctl.index_ready was seen set */
 
-    const struct wr_hot *hot; /* NULL without a working set */
-    uint32_t hot_blocks;      /* 0 once one of them was bad */
-    uint32_t hot_next;        /* block to be opened next */
-    const struct wr_hot_block *hot_open; /* its chunks lie decoded in rt->hot_buffer, or NULL */
-    uint32_t hot_chunk;                  /* of the open block: the next one to install */
+    const struct wr_hot *hot;             /* NULL without a working set */
+    uint32_t hot_blocks;                  /* 0 once one of them was bad */
+    uint32_t hot_next;                    /* block to be opened next */
+    const struct wr_hot_block *hot_open;  /* its chunks lie decoded in rt->hot_buffer, or NULL */
+    uint32_t hot_chunk;                   /* of the open block: the next one to install */
     uint32_t hot_at[WR_HOT_BLOCK_CHUNKS]; /* where in the buffer each of its chunks begins */
 
     struct wr_trace *trace;
-    struct wr_fault traced; /* the fault being handled */
-    uint64_t traced_at;     /* time stamp of its last phase */
+    struct wr_fault traced;                                /* the fault being handled */
+    uint64_t traced_at;                                    /* time stamp of its last phase */
     uint64_t traced_moved, traced_copied, traced_poisoned; /* counters before it */
     uint64_t traced_count;
     uint64_t used_count;

@@ -93,12 +93,14 @@ def capture(link: str, source: str) -> Content:
     """
     kind, name = kind_of(link), link.removesuffix(" (deleted)")
     try:
+        if not stat.S_ISREG(os.stat(source).st_mode):
+            raise Refused(f"{name} has been deleted, and is no regular file")
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise Refused(f"{name} has been deleted, and cannot be read ({error.strerror})") from None
     try:
         status = os.fstat(fd)
-        if kind == UNLINKED and (status.st_nlink or not stat.S_ISREG(status.st_mode)):
+        if kind == UNLINKED and status.st_nlink:
             raise Refused(
                 f"{name} has been deleted", "only regular files without any name can be carried along"
             )
@@ -117,7 +119,7 @@ def capture(link: str, source: str) -> Content:
             seals=fcntl.fcntl(fd, _F_GET_SEALS) if kind == MEMFD else 0,
             extents=tuple(_extents(fd, status.st_size)),
             xattrs=_xattrs(fd) if kind == UNLINKED else (),
-            place=unnamed.find_place(name, status) if kind == UNLINKED else None,
+            place=unnamed.find_place(name, fd) if kind == UNLINKED else None,
         )
     finally:
         os.close(fd)

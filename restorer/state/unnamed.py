@@ -24,21 +24,23 @@ class Place:
     linkable: bool
 
 
-def find_place(path: str, status: os.stat_result) -> Place:
-    """For the file that was once at `path`. Raises Refused when nothing is left of the way there."""
+def find_place(path: str, fd: int) -> Place:
+    """For the file `fd` that was once at `path`. Raises Refused when its file system is not there."""
     folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        folder = _above(folder, status.st_dev)
-    if not folder:
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    status = os.fstat(fd)
+    if not _same_filesystem(fd, status.st_dev, folder):
         raise Refused(f"{path} has been deleted, and so has its folder", "close it first")
     name = "" if _has_tmpfile(folder) else f".restorer-{secrets.token_hex(8)}"
     return Place(folder, name, os.path.basename(path) == f"#{status.st_ino}")
 
 
-def _above(folder: str, dev: int) -> str:
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return folder if os.stat(folder).st_dev == dev else ""
+def _same_filesystem(fd: int, dev: int, folder: str) -> bool:
+    # overlayfs and btrfs give files other device numbers than folders, but one id to all of a file system.
+    if os.stat(folder).st_dev == dev:
+        return True
+    return os.fstatvfs(fd).f_fsid == os.statvfs(folder).f_fsid != 0
 
 
 def _has_tmpfile(folder: str) -> bool:

@@ -53,6 +53,7 @@ _UNSUPPORTED = {
     "mm": "memory of a device",
 }
 _KERNEL_OBJECTS = {
+    "/secretmem": "memory of a memfd_secret",
     "/SYSV": "System V shared memory",
     "/[aio]": "an asynchronous I/O context",
     "anon_inode:": "memory of a kernel object",
@@ -144,6 +145,8 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
     written = not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end)
     if contents.kind_of(vma.path):
         found = contents.capture(vma.path, f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
+        if found.kind == contents.SHARED and vma.offset + vma.length > found.mapped_bytes:
+            raise Refused(f"memory at {vma} was grown beyond the shared memory that it shows")
         return Mapping(vma, None, written, found)
     writable = vma.shared and "mw" in vma.flags
     # The path as seen from our root, not the process's: seq_path in fs/proc/task_mmu.c goes by the reader.

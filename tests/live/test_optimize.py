@@ -35,7 +35,7 @@ def optimize(restorer: Restorer, name: str = "image") -> dict[str, int]:
 def faults_to_first_reply(restorer: Restorer, recipe: images.Recipe, *arguments: str) -> int:
     restored = restorer.restore(recipe.name, *arguments)
     recipe.first_request()
-    faults = telemetry.find(recipe.name).counters["faults"]
+    faults = telemetry.find(str(restored.pid)).counters["faults"]
     recipe.check()
     if "--record" in arguments:
         wait_until(lambda: bool(recordings(restorer)), "the recording")
@@ -69,6 +69,7 @@ def recorded(restorer: Restorer, program: Callable[[str], Program]) -> Callable[
     started.go()
     assert started.result(first) == "ok\n"
     first.wait_gone()
+    kill_all([first.pid])
     wait_until(lambda: bool(recordings(restorer)), "the recording")
     assert optimize(restorer)["memory_bytes"] >= 16 << 20
     started.reset()

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,17 +15,21 @@ import pytest
 
 from restorer import telemetry
 from restorer.native import lib, offset_of, size_of
+from restorer.store import open_store, processes
 from restorer.telemetry import COUNTERS, COUNTERS_OFFSET, FAULT, PATHS, PHASES, RING, TRACE, TRACE_OFFSET
-from tests.live.harness import Program, Restored, Restorer, kill_all, wait_until
+from tests.live.harness import Program, Restored, Restorer, kill_all
+
+# Other tests restore at the same time, and stats sees all of the machine.
+NAME = "test-stats"
 
 
 @pytest.fixture
 def lazy(restorer: Restorer, program: Callable[[str], Program]) -> tuple[Program, Restored]:
     """A program that has none of its 32 MB, and gets them one by one."""
     started = program("verify")
-    restorer.checkpoint(started.pid)
+    restorer.checkpoint(started.pid, NAME)
     started.reap()
-    return started, restorer.restore("image", "--fill", "none")
+    return started, restorer.restore(NAME, "--fill", "none")
 
 
 def test_structures() -> None:
@@ -40,33 +46,50 @@ def test_structures() -> None:
 
 def test_live(lazy: tuple[Program, Restored], restorer: Restorer) -> None:
     started, restored = lazy
-    wait_until(lambda: telemetry.find("image").counters["faults"] > 0, "a fault")
+    index, addr = lazy_page(restorer)
+    read_word(restored.pid, addr)
     found = json.loads(restorer.ok("stats", restored.pid, "--json"))
-    assert (found["name"], found["pid"], found["loaded"]) == ("image", restored.pid, False)
+    assert (found["name"], found["pid"], found["loaded"]) == (NAME, restored.pid, False)
     assert found["counters"]["total_pages"] > 1000
-    check_faults(found["faults"], restored.pid)
-    assert f"image, process {restored.pid}: " in restorer.ok("stats", "image")
+    check_fault(next(fault for fault in found["faults"] if fault["addr"] == addr), index)
+    assert found["used_chunks"] > 0
+    assert f"{NAME}, process {restored.pid}: " in restorer.ok("stats", NAME)
     started.go()
     assert started.result(restored) == "ok\n"
     restored.wait_gone()
 
 
-def check_faults(faults: list[dict[str, Any]], pid: int) -> None:
-    """All of them of this process, a moment ago."""
-    assert faults
-    for fault in faults:
-        assert set(fault["phases_ns"]) == set(PHASES)
-        assert fault["tid"] == pid and fault["path"] in PATHS
-        assert 0 < time.monotonic_ns() - fault["time_ns"] < 60e9
-        assert 0 < sum(fault["phases_ns"].values()) < 5e9
+def read_word(pid: int, addr: int) -> None:
+    """By process_vm_readv(2), which waits for a missing page, as /proc/PID/mem does not."""
+    word = ctypes.create_string_buffer(8)
+    here = struct.pack("QQ", ctypes.addressof(word), 8)
+    assert ctypes.CDLL(None).process_vm_readv(pid, here, 1, struct.pack("QQ", addr, 8), 1, 0) == 8
+
+
+def lazy_page(restorer: Restorer) -> tuple[int, int]:
+    """A chunk of the image that nobody has asked for, by its record, and the address of its first page."""
+    with open_store(restorer.store) as store:
+        process = processes(store.load(NAME))[0]
+        chunks = store.records(process.map_id, process.map_check)
+    index = max(range(len(chunks)), key=lambda i: (chunks[i].flags == 0) * chunks[i].pages)
+    return index, chunks[index].addr + 4096 * ((chunks[index].mask & -chunks[index].mask).bit_length() - 1)
+
+
+def check_fault(fault: dict[str, Any], index: int) -> None:
+    """It was ours, a moment ago."""
+    assert set(fault["phases_ns"]) == set(PHASES)
+    assert (fault["tid"], fault["chunk"]) == (os.getpid(), index)
+    assert fault["path"] in ("move", "copy")
+    assert 0 < time.monotonic_ns() - fault["time_ns"] < 60e9
+    assert 0 < sum(fault["phases_ns"].values()) < 5e9
 
 
 def test_several_of_a_name(restorer: Restorer, program: Callable[[str], Program]) -> None:
     started = program("verify")
-    restorer.checkpoint(started.pid)
+    restorer.checkpoint(started.pid, NAME)
     started.reap()
-    both = [restorer.restore("image", "--fill", "none", "--pid", "ns").pid for _ in range(2)]
-    assert all(str(pid) in restorer.fails("stats", "image") for pid in both)
+    both = [restorer.restore(NAME, "--fill", "none", "--pid", "ns").pid for _ in range(2)]
+    assert all(str(pid) in restorer.fails("stats", NAME) for pid in both)
     assert [telemetry.find(str(pid)).pid for pid in both] == both
     kill_all(both)
 

@@ -6,6 +6,7 @@ RESTORER_TORTURE=1000000 looks at that many pages, over ten seeds, instead of a 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,21 +44,29 @@ def torture(restorer: Restorer, started: Program, seed: int, fill: str, steps: i
         held = fds(launcher)
     started.go()
     assert started.result(restored, timeout_s=120.0) == "ok\n", f"seed {seed}, fill {fill}"
-    assert fds(restored.pid) == before
+    assert fds(restored.pid) <= before
     if fill == "none":
         leaves_nothing(restored, launcher, held)
     else:
         restored.wait_loaded()
         assert not sharers(restored.pid)
     loads = int((started.workdir / "loads").read_text())
-    kill_all([restored.pid])
+    end(restored, launcher)
     return loads
 
 
+def end(restored: Restored, launcher: int) -> None:
+    """Twice: what the launcher has not reaped is ours only once it has gone, and its PID is needed again."""
+    pids = [restored.pid] if launcher == os.getpid() else [restored.pid, launcher]
+    kill_all(pids)
+    kill_all(pids)
+
+
 def leaves_nothing(restored: Restored, launcher: int, held: set[str]) -> None:
-    """Pager and launcher hold nothing for children that have gone; they may have gone themselves, all being there."""
+    """Pager and launcher hold nothing for children that have gone; they may be gone too, all being there."""
     for pager in sharers(restored.pid):
-        wait_until(lambda pid=pager: len(fds(pid)) <= PAGER_FDS, f"fds {fds(pager)} of the pager", 5.0)  # type: ignore[misc]
+        few = functools.partial(lambda pid: len(fds(pid)) <= PAGER_FDS, pager)
+        wait_until(few, f"fds {fds(pager)} of the pager", 5.0)
     wait_until(lambda: fds(launcher) <= held, f"fds {fds(launcher)} of the launcher", 5.0)
 
 

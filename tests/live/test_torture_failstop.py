@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who serves missing pages is killed or stopped at random moments, while a program and its children look at all of
-their memory: they are right or dead, and never see a page that nobody brought.
+"""Who serves missing pages is killed or stopped at random moments, while a program and its children look at
+all of their memory: they are right or dead, and never see a page that nobody brought.
 
 RESTORER_FAILSTOPS=1000 does that many.
 """
@@ -18,7 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Program, Restored, Restorer, descendants, is_running, kill_all, sharers, wait_until
+from tests.live.harness import (
+    Program,
+    Restored,
+    Restorer,
+    descendants,
+    is_running,
+    kill_all,
+    sharers,
+    wait_until,
+)
 
 ROUNDS = int(os.environ.get("RESTORER_FAILSTOPS", "32"))
 STEPS = 400
@@ -37,6 +46,11 @@ def kill_pager(pager: int, _launcher: int) -> None:
 
 def kill_launcher(_pager: int, launcher: int) -> None:
     signal_to(launcher, signal.SIGKILL)
+
+
+def kill_both(pager: int, launcher: int) -> None:
+    kill_pager(pager, launcher)
+    kill_launcher(pager, launcher)
 
 
 def stop_pager_kill_launcher(pager: int, launcher: int) -> None:
@@ -63,6 +77,7 @@ def stop_both(pager: int, launcher: int) -> None:
 DEEDS: tuple[Callable[[int, int], None], ...] = (
     kill_pager,
     kill_launcher,
+    kill_both,
     stop_pager_kill_launcher,
     stop_launcher_kill_pager,
     stop_both,
@@ -98,7 +113,9 @@ def run(restorer: Restorer, started: Program, seed: int) -> str:
     children = set(descendants(os.getpid())) - before - {restored.pid, *victims}
     wait_until(lambda: not any(map(is_running, children)), f"seed {seed}: the end of {children}", 30.0)
     assert wrong_pages(started.workdir) == "", f"seed {seed}, {deed.__name__}: {started.outcome()}"
-    kill_all([pid for pid in descendants(os.getpid()) if pid not in before])
+    # Twice: who is not ours yet will be when its parent has gone, and its PID is needed again.
+    for _ in range(2):
+        kill_all([pid for pid in descendants(os.getpid()) if pid not in before])
     return "dead" if started.outcome() == "" else "right"
 
 

@@ -238,13 +238,13 @@ static void act_lock(struct worker *w)
 static void act_pipe(struct worker *w)
 {
     struct run from = draw_run(w, 1), to = draw_run(w, 1);
-    struct page *source = &from.area->page[from.first], *target = &to.area->page[to.first];
-    if (!(source->prot & PROT_READ) || !(target->prot & PROT_WRITE) || source->loose)
+    struct page source = from.area->page[from.first], *target = &to.area->page[to.first];
+    if (!(source.prot & PROT_READ) || !(target->prot & PROT_WRITE) || source.loose)
         return;
     NEED(write(w->pipe[1], from.addr, PAGE) == (ssize_t)PAGE);
     NEED(read(w->pipe[0], to.addr, PAGE) == (ssize_t)PAGE);
-    page_renew(target, source->tag);
-    target->patched = source->patched;
+    page_renew(target, source.tag);
+    target->patched = source.patched;
     page_check(w, to.addr, target, "read from a pipe");
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from restorer.errors import Refused
-from restorer.state import cwd, fds, namespaces, unsupported
+from restorer.state import cwd, fds, namespaces, posix_timers, sharers, unsupported, vmas
 from restorer.tracee import Tracee, seize
 
 PRELUDE = "import fcntl, mmap, os, select, socket, sys, time, signal, ctypes, threading\n"
@@ -155,9 +155,7 @@ def test_posix_timer_of_a_thread_clock(start: Start) -> None:
 
 def test_shared_memory_of_two(start: Start) -> None:
     child = start("import mmap; m = mmap.mmap(-1, 9999)\nif os.fork() == 0: sys.stdin.read(); os._exit(0)")
-    text = refusal(
-        child, lambda tracee: sharers.check(tracee.pid, vmas.carried(vmas.capture(tracee)))
-    )
+    text = refusal(child, lambda tracee: sharers.check(tracee.pid, vmas.carried(vmas.capture(tracee))))
     assert re.search(r"shared memory is shared with process \d+ 'python", text)
 
 
