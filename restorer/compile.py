@@ -119,6 +119,7 @@ def capture_state(tracee: Tracee, *, tcp_close: bool = False) -> CheckpointState
     timers = posix_timers.capture(tracee)
     parts = tuple(_capture_thread(tracee, index) for index in range(len(tracee.threads)))
     shared_pending = pending.capture(tracee)
+    layout = mm.capture(tracee)
     vdso_state, open_files = vdso.capture(tracee), fds.capture(tracee, tcp_close=tcp_close)
     carried = contents.place((*vmas.carried(memory), *fds.carried(open_files)), _used(memory, vdso_state))
     sharers.check(tracee.pid, (content for content, _ in carried.files))
@@ -130,7 +131,7 @@ def capture_state(tracee: Tracee, *, tcp_close: bool = False) -> CheckpointState
         fd_base=max(wire.FD_BASE_MIN, *(number + 1 for number in fd_numbers), 0),
         memory=memory,
         vdso=vdso_state,
-        mm=mm.capture(tracee),
+        mm=layout,
         fds=open_files,
         contents=carried,
         cwd=cwd.capture(tracee),
@@ -145,7 +146,7 @@ def capture_state(tracee: Tracee, *, tcp_close: bool = False) -> CheckpointState
         personality=personality.capture(tracee),
         pending=shared_pending,
         threads=parts,
-        eager=_never_lazy(tracee, parts),
+        eager=_never_lazy(tracee, layout, parts),
     )
 
 
@@ -156,12 +157,11 @@ def _capture_thread(tracee: Tracee, index: int) -> ThreadPart:
     )
 
 
-def _never_lazy(tracee: Tracee, parts: tuple[ThreadPart, ...]) -> tuple[tuple[int, int], ...]:
-    ranges = sorted(
-        (max(start, 0), min(end, wire.TASK_SIZE))
-        for part in parts
-        for start, end in threads.never_lazy(part.thread, tracee)
-    )
+def _never_lazy(tracee: Tracee, layout: mm.Mm, parts: tuple[ThreadPart, ...]) -> tuple[tuple[int, int], ...]:
+    found = mm.never_lazy(layout)
+    for part in parts:
+        found += threads.never_lazy(part.thread, tracee)
+    ranges = sorted((max(start, 0), min(end, wire.TASK_SIZE)) for start, end in found)
     merged: list[tuple[int, int]] = []
     for start, end in ranges:
         if merged and start <= merged[-1][1]:

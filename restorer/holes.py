@@ -27,8 +27,9 @@ def candidate_bases(used: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], .
 
 
 def windows(used: Iterable[tuple[int, int]], sizes: Iterable[int]) -> list[int]:
-    """Addresses, aligned to chunks, for mappings of these sizes that are gone before the program resumes; fewer
-    than sizes where there is no room. At the low end of the largest holes.
+    """Addresses, aligned to chunks, for mappings of these sizes that are gone before the program resumes.
+
+    Fewer than sizes where there is no room. At the low end of the largest holes.
     """
     free = sorted(_holes(used), key=lambda hole: hole[0] - hole[1])[: wire.BASES]
     found: list[tuple[int, int]] = []

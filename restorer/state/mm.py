@@ -48,6 +48,15 @@ class Mm:
     exe: MappedFile
 
 
+def never_lazy(state: Mm) -> list[tuple[int, int]]:
+    """(start, end) of arguments and environment.
+
+    /proc/PID/cmdline and environ are empty where a page is missing: access_remote_vm does not wait for it.
+    """
+    layout = state.layout
+    return [(layout.arg_start, layout.arg_end), (layout.env_start, layout.env_end)]
+
+
 def capture(tracee: Tracee) -> Mm:
     """Reads it. Raises Refused for a deleted executable, and for addresses the kernel would not take back."""
     stat = tracee.process.stat

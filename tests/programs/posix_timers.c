@@ -67,13 +67,15 @@ int main(int argc, char **argv)
     MUST(pthread_create(&thread, NULL, work, NULL) == 0);
     while (!worker)
         usleep(100);
-    int gone = make(CLOCK_MONOTONIC, SIGEV_NONE, 0, 0, off), idle = make(CLOCK_REALTIME, SIGEV_SIGNAL, 34, 1, off);
+    int gone = make(CLOCK_MONOTONIC, SIGEV_NONE, 0, 0, off),
+        idle = make(CLOCK_REALTIME, SIGEV_SIGNAL, 34, 1, off);
     MUST(syscall(SYS_timer_delete, gone) == 0);
     int once = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 1, 11, soon);
     int far = make(CLOCK_BOOTTIME, SIGEV_NONE, 0, 0, (struct itimerspec){{7, 0}, {5000, 0}});
     int cpu = make(CLOCK_PROCESS_CPUTIME_ID, SIGEV_SIGNAL, SIGALRM, 3, (struct itimerspec){{0, 0}, {900, 0}});
     int ticking = make(CLOCK_MONOTONIC, SIGEV_SIGNAL | SIGEV_THREAD_ID, SIGRTMIN + 3, 42, often);
-    int queued = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 2, 22, (struct itimerspec){{6000, 0}, {0, 1}});
+    int queued =
+        make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 2, 22, (struct itimerspec){{6000, 0}, {0, 1}});
     while (!waiting(SIGRTMIN + 1) || !waiting(SIGRTMIN + 2))
         usleep(100);
     test_wait();

@@ -15,7 +15,8 @@ static char *map(size_t pages)
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
-    char *plain = map(PAGES), *cut = map(PAGES), *moved = map(PAGES), *away = memory_map(8, 0), *untouched = map(3);
+    char *plain = map(PAGES), *cut = map(PAGES), *moved = map(PAGES), *away = memory_map(8, 0),
+         *untouched = map(3);
     memory_fill(plain, PAGES, 1);
     memory_fill(cut, PAGES, 2);
     memory_fill(moved, PAGES, 3);
