@@ -173,7 +173,7 @@ def test_other_namespaces(start: Start) -> None:
 @pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
 def test_thread_with_its_own_working_directory(start: Start) -> None:
     code = (
-        "def own(): ctypes.CDLL(None).unshare(0x200); done.set(); time.sleep(100)\n"
+        "def own(): ctypes.CDLL(None).unshare(0x200); done.set(); signal.pause()\n"
         "done = threading.Event(); threading.Thread(target=own, daemon=True).start(); done.wait()"
     )
     assert "does not share its working directory" in refusal(start(code), unsupported.check)

@@ -61,7 +61,7 @@ def start() -> Iterator[Start]:
 
 
 def python(start: Start, code: str) -> subprocess.Popen[str]:
-    return start(sys.executable, "-c", code + "\nprint('ready', flush=True)\nimport time\ntime.sleep(1000)")
+    return start(sys.executable, "-c", code + "\nprint('ready', flush=True)\nimport signal\nsignal.pause()")
 
 
 def comes_to(pid: int, state: str) -> None:
@@ -325,7 +325,7 @@ def test_another_tracer_is_named(start: Start) -> None:
         try:
             with seize(child.pid):
                 os.write(theirs, b"x")
-                time.sleep(1000)
+                signal.pause()
         finally:
             os._exit(0)
     os.read(ours, 1)
