@@ -90,6 +90,7 @@ class SegmentFlag(IntFlag):
     WRITE = 2
     MOVE = 4
     HUGE = 8
+    WIPEONFORK = 16
 
 
 class RecordFlag(IntFlag):

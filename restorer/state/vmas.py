@@ -311,4 +311,6 @@ def _segment_flags(mapping: Mapping) -> SegmentFlag:
         flags |= SegmentFlag.MOVE
     if "hg" in mapping.vma.flags:
         flags |= SegmentFlag.HUGE
+    if "wf" in mapping.vma.flags:
+        flags |= SegmentFlag.WIPEONFORK
     return flags
