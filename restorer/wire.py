@@ -118,6 +118,9 @@ class MessageKind(IntEnum):
     POISONED = 4
     EAGER_BAD = 5
     LOST = 6
+    CHILD = 7
+    CHILD_GONE = 8
+    HOT_BAD = 9
 
 
 class PagerFd(IntEnum):
