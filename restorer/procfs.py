@@ -167,11 +167,6 @@ class Status:
         return self.mask("SigBlk")
 
     @property
-    def sig_ignored(self) -> int:
-        """Signals set to SIG_IGN."""
-        return self.mask("SigIgn")
-
-    @property
     def sig_caught(self) -> int:
         """Signals with a handler."""
         return self.mask("SigCgt")
@@ -394,10 +389,6 @@ class Process:
         """I/O counters, in bytes and calls."""
         pairs = (line.split(": ") for line in self.text("io").split("\n") if line)
         return {key: int(value) for key, value in pairs}
-
-    def syscall_words(self) -> list[str]:
-        """/proc/PID/syscall: ["running"], or number, six arguments, stack pointer, program counter."""
-        return self.text("syscall").split()
 
 
 def _limit(word: str) -> int:

@@ -31,7 +31,6 @@ from restorer.model import Chunk, ImageInfo
 from restorer.snapshot import Snapshot, check_file, pin
 from restorer.store_check import Damage, GcSummary, VerifyReport, collect, verify
 from restorer.store_format import (
-    CHUNK_BYTES,
     COUNTER,
     DATABASES,
     FORMAT_VERSION,
@@ -41,7 +40,6 @@ from restorer.store_format import (
     MAP_BYTES,
     MAX_DBS,
     MAX_READERS,
-    RECORD,
     RECORDS_BYTES_MAX,
     REF,
     check_name,
@@ -53,6 +51,7 @@ from restorer.store_format import (
 )
 from restorer.store_hot import OptimizeSummary, optimize
 from restorer.store_writer import ImageWriter, MapSummary
+from restorer.wire import CHUNK_BYTES, RECORD
 
 __all__ = [
     "Damage",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from restorer import wire
 from restorer.errors import ImageNotFound, StoreDamaged, StoreError
-from restorer.store_format import CHUNK_BYTES, DATABASES, KEY, chunk_hash, lmdb_errors, unpack_hash
+from restorer.store_format import DATABASES, KEY, chunk_hash, lmdb_errors, unpack_hash
 from restorer.store_hot import check_hot, drop_recordings
+from restorer.wire import CHUNK_BYTES
 
 if TYPE_CHECKING:
     import lmdb

@@ -32,13 +32,10 @@ RECORDS_BYTES_MAX = 1 << 31
 
 REF = Struct("<QII")
 KEY = Struct(">Q")
-RECORD = Struct("<QQIIHHI")
 COUNTER = Struct("<Q")
 # Value in `hashes`: sequence number, check and length of the frame, CRC-32 of the key and these three.
 HASH_VALUE = Struct("<QIII")
 _HASHED = Struct("<QII")
-
-CHUNK_BYTES = 65536
 
 _FULL = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 

@@ -22,11 +22,9 @@ import zstandard
 from restorer import wire
 from restorer.errors import ImageExists, StoreDamaged
 from restorer.store_format import (
-    CHUNK_BYTES,
     COUNTER,
     DATABASES,
     KEY,
-    RECORD,
     REF,
     chunk_hash,
     frame_check,
@@ -34,6 +32,7 @@ from restorer.store_format import (
     pack_hash,
     unpack_hash,
 )
+from restorer.wire import CHUNK_BYTES, RECORD
 
 __all__ = ["ImageWriter", "MapSummary"]
 

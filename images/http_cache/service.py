@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from images.http_cache import catalog
+from images.serving import JsonHandler, serve
 
 Customer = dict[str, Any]
 
@@ -39,20 +39,8 @@ class Cache:
                 self.wrong += self.customers[number] != json.loads(catalog.customer_json(number))
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     cache: Cache
-
-    def do_GET(self) -> None:
-        answer = self.answer()
-        if answer is None:
-            self.send_error(404)
-            return
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
     def answer(self) -> object:
         kind, _, rest = self.path.strip("/").partition("/")
@@ -65,19 +53,12 @@ class Handler(BaseHTTPRequestHandler):
                 return {"checked": self.cache.checked, "wrong": self.cache.wrong}
         return None
 
-    def log_message(self, format: str, *args: object) -> None:
-        """No access log: stderr leads nowhere."""
-
-
-class Server(ThreadingHTTPServer):
-    request_queue_size = 64
-
 
 def main() -> None:
     port, megabytes = int(sys.argv[1]), int(sys.argv[2])
     Handler.cache = Cache(megabytes * catalog.ITEMS_PER_MB)
     threading.Thread(target=Handler.cache.audit, name="audit", daemon=True).start()
-    Server(("127.0.0.1", port), Handler).serve_forever()
+    serve(port, Handler)
 
 
 if __name__ == "__main__":

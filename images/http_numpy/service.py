@@ -6,14 +6,13 @@ GET /slice/A/B: the readings of [A, B). GET /dot/A/B: these with themselves. GET
 
 from __future__ import annotations
 
-import json
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import numpy.typing as npt
 
 from images.http_numpy import series
+from images.serving import JsonHandler, serve
 
 Readings = npt.NDArray[np.float64]
 BLOCK = 1 << 20
@@ -33,19 +32,8 @@ def fill(count: int) -> Readings:
     return readings
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     readings: Readings
-
-    def do_GET(self) -> None:
-        answer = self.answer()
-        if answer is None:
-            self.send_error(404)
-            return
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
     def answer(self) -> object:
         kind, *numbers = self.path.strip("/").split("/")
@@ -58,18 +46,11 @@ class Handler(BaseHTTPRequestHandler):
             return part.tolist()
         return float(np.dot(part, part)) if kind == "dot" else None
 
-    def log_message(self, format: str, *args: object) -> None:
-        """No access log: stderr leads nowhere."""
-
-
-class Server(ThreadingHTTPServer):
-    request_queue_size = 64
-
 
 def main() -> None:
     port, megabytes = int(sys.argv[1]), int(sys.argv[2])
     Handler.readings = fill(megabytes * series.READINGS_PER_MB)
-    Server(("127.0.0.1", port), Handler).serve_forever()
+    serve(port, Handler)
 
 
 if __name__ == "__main__":

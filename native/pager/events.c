@@ -47,7 +47,7 @@ void events_release(struct pager *p, struct space *space)
     space->missing = 0;
     space->views_count = 0;
     p->spaces_used--;
-    pager_say(p, WR_MESSAGE_CHILD_GONE, space->number, 0, 0, -1);
+    pager_say(WR_MESSAGE_CHILD_GONE, space->number, 0, 0, -1);
 }
 
 void events_reap(struct pager *p)
@@ -71,12 +71,12 @@ static void forked(struct pager *p, const struct space *parent, int uffd)
         events_reap(p);
     child = free_space(p);
     if (!child)
-        pager_lost(p, WR_LOST_POOL, -EAGAIN);
+        pager_lost(WR_LOST_POOL, -EAGAIN);
     child->uffd = uffd;
     child->number = ++p->next_number;
     space_fork(child, parent);
     p->spaces_used++;
-    pager_say(p, WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
+    pager_say(WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
 }
 
 static void apply(struct pager *p, struct space *space, const struct uffd_msg *message)
@@ -91,7 +91,7 @@ static void apply(struct pager *p, struct space *space, const struct uffd_msg *m
     if (!space_has_room(space))
         space_prune(space);
     if (!space_has_room(space))
-        pager_lost(p, WR_LOST_POOL, -ENOSPC);
+        pager_lost(WR_LOST_POOL, -ENOSPC);
     switch (message->event) {
     case UFFD_EVENT_FORK:
         forked(p, space, (int)message->arg.fork.ufd);
@@ -120,7 +120,7 @@ void events_read(struct pager *p, struct space *space)
     if (n == -EAGAIN || n == -EINTR)
         return;
     if (n <= 0 || n % (long)sizeof(messages[0]) != 0)
-        pager_lost(p, WR_LOST_UFFD_READ, n);
+        pager_lost(WR_LOST_UFFD_READ, n);
     for (long i = 0; i < n / (long)sizeof(messages[0]); i++)
         apply(p, space, &messages[i]);
 }

@@ -102,7 +102,7 @@ static int open_block(struct pager *p)
         if (!block_needed(p, block))
             continue;
         if (decode_block(p, block) != 0) {
-            pager_say(p, WR_MESSAGE_HOT_BAD, p->hot_next - 1, 0, 0, -1);
+            pager_say(WR_MESSAGE_HOT_BAD, p->hot_next - 1, 0, 0, -1);
             p->hot_blocks = 0;
             return 0;
         }

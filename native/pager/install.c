@@ -82,7 +82,7 @@ static long put_run(struct pager *p, struct space *space, const struct decoded *
         return done;
     }
     if (done < 0)
-        pager_lost(p, WR_LOST_INSTALL, done);
+        pager_lost(WR_LOST_INSTALL, done);
     return done;
 }
 
@@ -112,7 +112,7 @@ int install_poison(struct pager *p, struct space *space, uint64_t index)
         if (result == -EAGAIN || result == -ESRCH)
             return (int)result;
         if (result < 0 && result != -EEXIST && result != -ENOENT)
-            pager_lost(p, WR_LOST_INSTALL, result);
+            pager_lost(WR_LOST_INSTALL, result);
         p->counters->poisoned_pages += result == 0;
         space_settle(space, index, run.first, 1);
         install_wake(space, run.at, WR_PAGE_BYTES);
@@ -137,7 +137,7 @@ int install_zero(struct pager *p, struct space *space, uint64_t addr)
         install_wake(space, addr, WR_PAGE_BYTES);
         return 0;
     }
-    pager_lost(p, WR_LOST_INSTALL, result);
+    pager_lost(WR_LOST_INSTALL, result);
 }
 
 /* UFFDIO_CONTINUE never touches private memory, but is refused with ESRCH when nobody uses the mm any more

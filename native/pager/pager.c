@@ -28,7 +28,7 @@ struct timespec_raw {
     long nanoseconds;
 };
 
-void pager_say(const struct pager *p, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd)
+void pager_say(uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd)
 {
     struct wr_message message = {.kind = kind, .a = a, .b = b, .c = c};
     struct iovec {
@@ -42,7 +42,6 @@ void pager_say(const struct pager *p, uint32_t kind, uint64_t a, uint64_t b, uin
         .header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
     struct msghdr header = {.msg_iov = (void *)&vector, .msg_iovlen = 1};
 
-    (void)p;
     if (fd >= 0) {
         __builtin_memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
         header.msg_control = &control;
@@ -57,20 +56,24 @@ static _Noreturn void leave(int code)
         raw1(SYS_exit_group, code);
 }
 
+/* What a space lacks of one record; a space whose mm is gone is released. */
+static void poison_record(struct pager *p, struct space *space, uint64_t index)
+{
+    while (space->uffd >= 0 && space->need[index]) {
+        int result = install_poison(p, space, index);
+
+        if (result == -EAGAIN)
+            events_settle(p, space);
+        else if (result == -ESRCH)
+            events_release(p, space);
+    }
+}
+
 /* Everything that one space lacks. A child of it may come up meanwhile, in any free place of the table. */
 static void poison_space(struct pager *p, struct space *space)
 {
     for (uint64_t i = 0; space->missing && i < p->records_count; i++)
-        while (space->need[i]) {
-            int result = install_poison(p, space, i);
-
-            if (result == -EAGAIN)
-                events_settle(p, space);
-            else if (result != 0) {
-                events_release(p, space);
-                return;
-            }
-        }
+        poison_record(p, space, i);
 }
 
 /* SIGKILL takes effect when the thread next enters the kernel: until all are dead a missing page must stay missing. */
@@ -106,9 +109,9 @@ static _Noreturn void fail_stop(struct pager *p)
     leave(EXIT_LOST);
 }
 
-_Noreturn void pager_lost(struct pager *p, uint32_t what, long error)
+_Noreturn void pager_lost(uint32_t what, long error)
 {
-    pager_say(p, WR_MESSAGE_LOST, (uint64_t)-error, what, 0, -1);
+    pager_say(WR_MESSAGE_LOST, (uint64_t)-error, what, 0, -1);
     raw4(SYS_pidfd_send_signal, WR_PAGER_PIDFD, SIGKILL, 0, 0);
     leave(EXIT_LOST);
 }
@@ -117,17 +120,10 @@ static void poison(struct pager *p, uint64_t index)
 {
     const struct wr_record *record = &p->records[index];
 
-    pager_say(p, p->eager_done ? WR_MESSAGE_POISONED : WR_MESSAGE_EAGER_BAD, record->addr, record->where,
+    pager_say(p->eager_done ? WR_MESSAGE_POISONED : WR_MESSAGE_EAGER_BAD, record->addr, record->where,
               (uint64_t)__builtin_popcount(record->mask), -1);
     for (uint32_t s = 0; s < p->spaces_count; s++)
-        while (p->spaces[s].uffd >= 0 && p->spaces[s].need[index]) {
-            int result = install_poison(p, &p->spaces[s], index);
-
-            if (result == -EAGAIN)
-                events_settle(p, &p->spaces[s]);
-            else if (result == -ESRCH)
-                events_release(p, &p->spaces[s]);
-        }
+        poison_record(p, &p->spaces[s], index);
 }
 
 /* Pages of file-private VMAs, which userfaultfd does not cover: plain stores, while the tree still waits. */
@@ -209,7 +205,7 @@ static void deliver(struct pager *p, int result, const struct decoded *decoded, 
         return;
     }
     if (result != 0)
-        pager_lost(p, WR_LOST_DATA_READ, result);
+        pager_lost(WR_LOST_DATA_READ, result);
     pager_install(p, decoded, counter);
 }
 
@@ -318,7 +314,7 @@ static void run_out(struct pager *p)
     raw1(SYS_close, WR_PAGER_UFFD);
     __atomic_store_n(&p->ctl->loaded, 1, __ATOMIC_SEQ_CST);
     raw3(SYS_futex, &p->ctl->loaded, FUTEX_WAKE, INT32_MAX);
-    pager_say(p, WR_MESSAGE_LOADED, 0, 0, 0, -1);
+    pager_say(WR_MESSAGE_LOADED, 0, 0, 0, -1);
 }
 
 /* Waits to be taken away by the launcher; goes by itself if there is no launcher any more. */
@@ -403,7 +399,7 @@ static void init_spaces(struct pager *p, uint8_t *pool, uint64_t pool_bytes)
 
     p->spaces_count = (uint32_t)(pool_bytes / each < SPACES_MAX ? pool_bytes / each : SPACES_MAX);
     if (p->spaces_count < 1)
-        pager_lost(p, WR_LOST_POOL, -ENOMEM);
+        pager_lost(WR_LOST_POOL, -ENOMEM);
     p->spaces = (struct space *)pool;
     pool += p->spaces_count * sizeof(struct space);
     for (uint32_t s = 0; s < p->spaces_count; s++) {
@@ -431,7 +427,6 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
     int busy = 1;
 
     p->rt = rt;
-    p->header = header;
     p->process = (const struct wr_process *)(rt->image + header->processes_offset) + process;
     p->segments = (const struct wr_segment *)(rt->image + p->process->segments_offset);
     p->records = (const struct wr_record *)rt->records;
@@ -445,7 +440,7 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
     pager_bytes += ahead_init(p, (uint8_t *)rt->pool + pager_bytes);
     init_spaces(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     if (chunk_init(p) != 0)
-        pager_lost(p, WR_LOST_POOL, -ENOMEM);
+        pager_lost(WR_LOST_POOL, -ENOMEM);
     for (;;) {
         look(p, !busy);
         p->resumed = p->resumed || __atomic_load_n(&p->ctl->go, __ATOMIC_SEQ_CST) != 0;

@@ -73,7 +73,6 @@ struct ahead {
 
 struct pager {
     const struct wr_runtime *rt;
-    const struct wr_header *header;
     const struct wr_process *process;
     const struct wr_segment *segments;
     const struct wr_record *records;
@@ -226,9 +225,9 @@ void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *cou
 /* Brings record `index` to every space that needs it. */
 void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter);
 
-void pager_say(const struct pager *p, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd);
+void pager_say(uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd);
 
 /* Says why, kills the target and goes: without its pages it must not run. */
-_Noreturn void pager_lost(struct pager *p, uint32_t what, long error);
+_Noreturn void pager_lost(uint32_t what, long error);
 
 #endif

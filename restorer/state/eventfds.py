@@ -39,11 +39,6 @@ def capture(descriptor: Descriptor) -> EventFd:
     )
 
 
-def identity(descriptor: Descriptor) -> str:
-    """What tells one eventfd from another in fdinfo, across processes."""
-    return descriptor.info.get("eventfd-id", "")
-
-
 def emit(eventfd: EventFd, image: Image, opener: Opener) -> Slot:
     """Makes it and writes the counter: eventfd2's own argument is only 32 bits wide."""
     flags = (eventfd.flags & os.O_NONBLOCK) | os.O_CLOEXEC | (_EFD_SEMAPHORE if eventfd.semaphore else 0)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -161,8 +160,3 @@ def number_of(options: tuple[Option, ...], number: int) -> int:
         if (option.level, option.number) == (SOL_SOCKET, number):
             return int.from_bytes(option.value[:4], "little", signed=True)
     return 0
-
-
-def is_nonblocking(flags: int) -> bool:
-    """O_NONBLOCK among the flags of a description."""
-    return bool(flags & os.O_NONBLOCK)

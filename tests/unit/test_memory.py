@@ -21,8 +21,8 @@ from restorer.model import Vma
 from restorer.native import ffi, lib
 from restorer.procfs import Process
 from restorer.store import Store, open_store
-from restorer.store_format import CHUNK_BYTES
 from restorer.tracee import Tracee, seize
+from restorer.wire import CHUNK_BYTES
 from tests.unit.test_store import seal
 
 PAGE = 4096

@@ -28,7 +28,7 @@ from restorer.errors import (
 )
 from restorer.snapshot import PAGE_BYTES
 from restorer.store import MapSummary, Store, default_path, open_store
-from restorer.store_format import CHUNK_BYTES
+from restorer.wire import CHUNK_BYTES
 
 GOLDEN = Path(__file__).parent / "golden" / "store-1.mdb.zst"
 
