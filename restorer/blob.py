@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from struct import Struct
 
 from restorer import wire
-from restorer.ops import Area, Ctl, Data, Header, Op, ProcessEntry, Slot
+from restorer.ops import Area, Ctl, Data, Header, Op, ProcessEntry, Slot, Tree
 from restorer.wire import ArgKind
 
-__all__ = ["Parts", "ProgramPart", "seal"]
+__all__ = ["Parts", "ProcessPart", "ProgramPart", "seal"]
 
 _DATA_ALIGN_BYTES = 64  # of XSAVE areas
+_PID = Struct("<i")
 _MASK64 = (1 << 64) - 1
 
 
@@ -26,8 +28,18 @@ class ProgramPart:
 
 
 @dataclass(frozen=True)
+class ProcessPart:
+    """What Image knows of one process: indices of programs, how many threads, the slot of its channel."""
+
+    main: int
+    pager: int
+    threads: int
+    channel: int
+
+
+@dataclass(frozen=True)
 class Parts:
-    """What an image has gathered. `shared`, `main` and `pager` are indices in `programs`."""
+    """What an image has gathered. `shared` is an index in `programs`."""
 
     programs: Sequence[ProgramPart]
     objects: Sequence[tuple[Data, Data]]
@@ -38,9 +50,7 @@ class Parts:
     slots: int
     fd_base: int
     shared: int
-    main: int
-    pager: int
-    threads: int
+    processes: Sequence[ProcessPart]
 
 
 @dataclass
@@ -52,6 +62,7 @@ class _Layout:
     objects: int = 0
     processes: int = 0
     segments: int = 0
+    pids: int = 0
     ports: int = 0
     data: int = 0
     strings: int = 0
@@ -66,14 +77,16 @@ class _Layout:
 
 
 def seal(parts: Parts, header: Header) -> bytes:
-    """The blob: header, programs, ops, objects, process, segments, ports, data, strings, manifest."""
+    """The blob: header, programs, ops, objects, processes, segments, pids, ports, data, strings, manifest."""
     layout = _lay_out(parts, header)
     blob = bytearray(layout.end)
     blob[: wire.HEADER.size] = _pack_header(parts, header, layout)
     _pack_programs(blob, parts, layout)
     for i, (text, hint) in enumerate(parts.objects):
         wire.OBJECT.pack_into(blob, layout.objects + i * wire.OBJECT.size, layout.at(text), layout.at(hint))
-    _pack_process(blob, parts, layout, header.process)
+    _pack_processes(blob, parts, layout, header.processes)
+    for i, pid in enumerate(header.pids):
+        _PID.pack_into(blob, layout.pids + i * _PID.size, pid)
     for i, (value, protocol) in enumerate(parts.ports):
         wire.PORT.pack_into(blob, layout.ports + i * wire.PORT.size, layout.at(value), protocol)
     blob[layout.data : layout.data + len(parts.data)] = parts.data
@@ -87,8 +100,10 @@ def _lay_out(parts: Parts, header: Header) -> _Layout:
     layout.ops = _align(layout.programs + len(parts.programs) * wire.PROGRAM.size, 8)
     layout.objects = layout.ops + sum(len(program.ops) for program in parts.programs) * wire.OP.size
     layout.processes = _align(layout.objects + len(parts.objects) * wire.OBJECT.size, 8)
-    layout.segments = layout.processes + wire.PROCESS.size
-    layout.ports = layout.segments + len(header.process.segments) * wire.SEGMENT.size
+    layout.segments = layout.processes + len(header.processes) * wire.PROCESS.size
+    segments = sum(len(process.segments) for process in header.processes)
+    layout.pids = layout.segments + segments * wire.SEGMENT.size
+    layout.ports = _align(layout.pids + len(header.pids) * _PID.size, 8)
     layout.data = _align(layout.ports + len(parts.ports) * wire.PORT.size, _DATA_ALIGN_BYTES)
     layout.strings = layout.data + len(parts.data)
     layout.manifest = layout.strings + len(parts.strings)
@@ -99,7 +114,6 @@ def _lay_out(parts: Parts, header: Header) -> _Layout:
 
 
 def _pack_header(parts: Parts, header: Header, layout: _Layout) -> bytes:
-    holes = [*header.bases, *((0, 0),) * wire.BASES][: wire.BASES]
     return wire.HEADER.pack(
         wire.MAGIC,
         wire.VERSION,
@@ -107,18 +121,17 @@ def _pack_header(parts: Parts, header: Header, layout: _Layout) -> bytes:
         header.image_id,
         layout.end,
         layout.reserve + _align(parts.reserved_bytes, wire.PAGE_BYTES),
-        *(start for start, _ in holes),
-        *(length for _, length in holes),
         header.xfeatures,
         header.xstate_bytes,
         parts.fd_base,
         *(layout.programs, len(parts.programs)),
         *(layout.objects, len(parts.objects)),
-        *(layout.processes, 1),
+        *(layout.processes, len(header.processes)),
         *(layout.ports, len(parts.ports)),
         parts.shared,
         parts.slots,
         *(layout.manifest, len(header.manifest)),
+        *(layout.pids, len(header.pids)),
     )
 
 
@@ -133,26 +146,25 @@ def _pack_programs(blob: bytearray, parts: Parts, layout: _Layout) -> None:
             at += wire.OP.size
 
 
-def _pack_process(blob: bytearray, parts: Parts, layout: _Layout, process: ProcessEntry) -> None:
-    wire.PROCESS.pack_into(
-        blob,
-        layout.processes,
-        process.pid,
-        parts.main,
-        parts.pager,
-        parts.threads,
-        process.map_id,
-        process.records_count,
-        process.map_check,
-        process.vdso_syscall,
-        process.flags,
-        len(process.segments),
-        layout.segments,
-        0,
-    )
-    for i, segment in enumerate(process.segments):
-        record = (segment.start, segment.end, segment.flags, segment.prot)
-        wire.SEGMENT.pack_into(blob, layout.segments + i * wire.SEGMENT.size, *record)
+def _pack_processes(
+    blob: bytearray, parts: Parts, layout: _Layout, processes: Sequence[ProcessEntry]
+) -> None:
+    segments = layout.segments
+    for i, (part, process) in enumerate(zip(parts.processes, processes, strict=True)):
+        holes = [*process.bases, *((0, 0),) * wire.BASES][: wire.BASES]
+        wire.PROCESS.pack_into(
+            blob,
+            layout.processes + i * wire.PROCESS.size,
+            *(process.pid, part.main, part.pager, part.threads),
+            *(process.map_id, process.records_count, process.map_check),
+            *(process.vdso_syscall, process.flags),
+            *(len(process.segments), segments, part.channel),
+            *(start for start, _ in holes),
+            *(length for _, length in holes),
+        )
+        for segment in process.segments:
+            wire.SEGMENT.pack_into(blob, segments, segment.start, segment.end, segment.flags, segment.prot)
+            segments += wire.SEGMENT.size
 
 
 def _encode(layout: _Layout, op: Op) -> list[int]:
@@ -164,6 +176,8 @@ def _encode(layout: _Layout, op: Op) -> list[int]:
             fields += (layout.at(arg), ArgKind.DATA, 0, 0)
         elif isinstance(arg, Ctl):
             fields += (arg.offset, ArgKind.CTL, 0, 0)
+        elif isinstance(arg, Tree):
+            fields += (arg.offset, ArgKind.TREE, 0, 0)
         else:
             fields += (arg & _MASK64, ArgKind.IMM, 0, 0)
     return fields + [0] * 4 * (wire.ARGS - len(op.args))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from restorer import compile as compiler
 from restorer import loading, memory
+from restorer.frozen import Frozen, seize_tree
 from restorer.memory import MemorySummary
 from restorer.state import contents, fds
 from restorer.store import ImageWriter, open_store
-from restorer.tracee import Tracee, seize
 from restorer.worker import Link, Progress, run_in_worker
 
 __all__ = ["Request", "Result", "checkpoint"]
@@ -37,6 +37,7 @@ class Result:
 
     name: str
     pid: int
+    processes: int
     threads: int
     memory_bytes: int
     stored_bytes: int
@@ -71,9 +72,9 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
     loading.finish(request.pid, link.check)
     frozen = time.monotonic()
     with ExitStack() as held:
-        tracee = held.enter_context(seize(request.pid))
-        blob, summary, table = _describe(request, link, tracee, writer)
-        threads = len(tracee.threads)
+        tree = held.enter_context(seize_tree(request.pid))
+        blob, summaries, tables = _describe(request, link, tree, writer)
+        processes, threads = len(tree.tracees), tree.threads
         if request.leave_running:
             held.close()
             thawed = time.monotonic()
@@ -81,32 +82,35 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
         else:
             writer.commit(blob)
             if request.tcp == "close":
-                fds.reset_connections(tracee, table)
-            tracee.kill()
+                fds.reset_connections(tree.tracees, tables)
+            tree.kill()
             thawed = time.monotonic()
     return Result(
         name=request.name,
         pid=request.pid,
+        processes=processes,
         threads=threads,
-        memory_bytes=summary.raw_bytes,
-        stored_bytes=summary.stored_bytes,
-        new_bytes=summary.new_bytes,
-        new_chunks=summary.new_chunks,
-        reused_chunks=summary.reused_chunks,
+        memory_bytes=sum(one.raw_bytes for one in summaries),
+        stored_bytes=sum(one.stored_bytes for one in summaries),
+        new_bytes=sum(one.new_bytes for one in summaries),
+        new_chunks=sum(one.new_chunks for one in summaries),
+        reused_chunks=sum(one.reused_chunks for one in summaries),
         frozen_ms=round((thawed - frozen) * 1e3, 3),
         total_ms=round((time.monotonic() - began) * 1e3, 3),
     )
 
 
 def _describe(
-    request: Request, link: Link, tracee: Tracee, writer: ImageWriter
-) -> tuple[bytes, MemorySummary, fds.Fds]:
-    """The sealed image, its memory being in the writer already, and its descriptors."""
+    request: Request, link: Link, tree: Frozen, writer: ImageWriter
+) -> tuple[bytes, list[MemorySummary], list[fds.Fds]]:
+    """The sealed image, its memory being in the writer already, and the descriptors of its processes."""
     link.check()
-    state = compiler.capture_state(tracee, tcp_close=request.tcp == "close")
+    captured = compiler.capture_tree(tree, tcp_close=request.tcp == "close")
     link.check()
-    eager, carried = compiler.eager_ranges(state), contents.windows(state.contents)
-    summary = memory.capture(tracee, state.vmas, eager, writer, link.progress, carried)
-    blob = compiler.compile_image(state, summary)
+    summaries = []
+    for tracee, state in zip(tree.tracees, captured.processes, strict=True):
+        eager, carried = compiler.eager_ranges(state), contents.windows(state.contents)
+        summaries.append(memory.capture(tracee, state.vmas, eager, writer, link.progress, carried))
+    blob = compiler.compile_image(captured, summaries)
     link.check()
-    return blob, summary, state.fds
+    return blob, summaries, [state.fds for state in captured.processes]

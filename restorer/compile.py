@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a frozen process to an image: the order in which state is read, and the order in which it is put back.
+"""From a frozen tree to an image: the order in which state is read, and the order in which it is put back.
 
-    state = capture_state(tracee)
-    summary = memory.capture(tracee, state.vmas, eager_ranges(state), writer)
-    blob = compile_image(state, summary)
+    tree = capture_tree(frozen)
+    summaries = [memory.capture(tracee, state.vmas, eager_ranges(state), writer) for each process]
+    blob = compile_image(tree, summaries)
 
 The order of `compile_image` is that of docs/architecture.md, "The programs"; every step says what it needs.
 """
@@ -13,14 +13,18 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from restorer import holes, wire
 from restorer.errors import Refused
+from restorer.frozen import Frozen
 from restorer.model import Vma
-from restorer.program import CTL, SLOT, Header, Image, ProcessEntry, Segment, Slot
+from restorer.program import CTL, Header, Image, ProcessEntry, Segment, Slot
 from restorer.state import (
+    births,
+    channel,
     contents,
     credentials,
     cwd,
@@ -37,7 +41,6 @@ from restorer.state import (
     registers,
     rlimits,
     scheduling,
-    session,
     sharers,
     sigactions,
     threads,
@@ -47,7 +50,6 @@ from restorer.state import (
     vdso,
     vmas,
 )
-from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 
 MANIFEST_SCHEMA = "restorer.image/1"
 _BYTES_SHOWN_MAX = 256
+# Fds of its own that the launcher needs for each process, below those of the restore.
+_FDS_OF_PROCESS = 4
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,6 @@ class CheckpointState:
     name: str
     argv: tuple[str, ...]
     stopped: bool
-    fd_base: int
     memory: vmas.Vmas
     vdso: vdso.Vdso
     mm: mm.Mm
@@ -82,7 +85,6 @@ class CheckpointState:
     contents: contents.Contents
     cwd: cwd.Cwd
     umask: umask.Umask
-    session: session.Session
     sigactions: tuple[sigactions.Sigaction, ...]
     itimers: itimers.Itimers
     posix_timers: posix_timers.PosixTimers
@@ -105,38 +107,71 @@ class CheckpointState:
         return self.threads[0]
 
 
-def capture_state(tracee: Tracee, *, tcp_close: bool = False) -> CheckpointState:
+@dataclass(frozen=True)
+class TreeState:
+    """All of a tree but its pages. Fds of a restore lie at or above `fd_base`."""
+
+    births: births.Births
+    processes: tuple[CheckpointState, ...]
+    fd_base: int
+
+    @property
+    def root(self) -> CheckpointState:
+        """The process that was named."""
+        return self.processes[0]
+
+
+def capture_tree(frozen: Frozen, *, tcp_close: bool = False) -> TreeState:
     """Reads everything but the pages. Raises Refused, by name and reason, for what cannot be restored.
 
-    Injects syscalls; the target's state is as before afterwards. `tcp_close`: established TCP connections
+    Injects syscalls; the targets' state is as before afterwards. `tcp_close`: established TCP connections
     come back as connections that the peer has reset, rather than being refused.
     """
-    unsupported.check(tracee)
-    namespaces.check(tracee)
+    for tracee in frozen.tracees:
+        unsupported.check(tracee)
+        namespaces.check(tracee, frozen.root)
+    family = births.capture(frozen.pids, frozen.zombies)
+    # Its mappings first: later ones of ours would be among them.
+    memories = [vmas.capture(tracee) for tracee in frozen.tracees]
+    tables = fds.capture(frozen.tracees, tcp_close=tcp_close)
+    processes = [
+        _capture_process(tracee, memory, table)
+        for tracee, memory, table in zip(frozen.tracees, memories, tables, strict=True)
+    ]
+    first_fd = max((fd.number + 1 for table in tables for fd in table.fds), default=0)
+    found = [(*vmas.carried(one.memory), *fds.carried(one.fds)) for one in processes]
+    divided = contents.divide(
+        found, [_used(one.memory, one.vdso) for one in processes], [one.pid for one in processes], first_fd
+    )
+    sharers.check(frozen.pids, (content for one in divided for content, _ in one.files))
+    fd_base = (
+        first_fd + len(contents.exchanged(found)) + len(fds.lent(tables)) + _FDS_OF_PROCESS * len(processes)
+    )
+    return TreeState(
+        births=family,
+        processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),
+        fd_base=max(wire.FD_BASE_MIN, fd_base),
+    )
+
+
+def _capture_process(tracee: Tracee, memory: vmas.Vmas, table: fds.Fds) -> CheckpointState:
     process = tracee.process
-    fd_numbers = process.fds()
-    memory = vmas.capture(tracee)
     timers = posix_timers.capture(tracee)
     parts = tuple(_capture_thread(tracee, index) for index in range(len(tracee.threads)))
     shared_pending = pending.capture(tracee)
     layout = mm.capture(tracee)
-    vdso_state, open_files = vdso.capture(tracee), fds.capture(tracee, tcp_close=tcp_close)
-    carried = contents.place((*vmas.carried(memory), *fds.carried(open_files)), _used(memory, vdso_state))
-    sharers.check(tracee.pid, (content for content, _ in carried.files))
     return CheckpointState(
         pid=tracee.nspid,
         name=process.comm(),
         argv=tuple(process.cmdline()),
         stopped=tracee.stopped or pending.stops(shared_pending),
-        fd_base=max(wire.FD_BASE_MIN, *(number + 1 for number in fd_numbers), 0),
         memory=memory,
-        vdso=vdso_state,
+        vdso=vdso.capture(tracee),
         mm=layout,
-        fds=open_files,
-        contents=carried,
+        fds=table,
+        contents=contents.NO_CONTENTS,
         cwd=cwd.capture(tracee),
         umask=umask.capture(tracee),
-        session=session.capture(tracee),
         sigactions=sigactions.capture(tracee),
         itimers=itimers.capture(tracee),
         posix_timers=posix_timers.settle(timers, (shared_pending, *(one.thread.pending for one in parts))),
@@ -176,17 +211,25 @@ def eager_ranges(state: CheckpointState) -> tuple[tuple[int, int], ...]:
     return state.eager
 
 
-def compile_image(state: CheckpointState, summary: MemorySummary) -> bytes:
-    """The sealed blob. Raises Refused if the process needs more than an image can hold."""
-    image = Image(len(state.threads), state.fd_base, f"main {state.pid}")
-    _emit_address_space(state, image)
-    uffd = _emit_memory(state, image)
-    _emit_tasks(state, image, uffd)
-    _emit_process(state, image)
-    _emit_last(state, image)
-    for index in range(1, len(state.threads)):
-        _emit_thread(state.threads[index], image, index)
-    return image.seal(_header(state, summary))
+def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
+    """The sealed blob. Raises Refused if the processes need more than an image can hold."""
+    images: list[Image] = []
+    for state in tree.processes:
+        root = images[0] if images else None
+        images.append(Image(len(state.threads), tree.fd_base, f"main {state.pid}", root))
+    births.emit(tree.births, images, [state.name for state in tree.processes])
+    for state, image in zip(tree.processes, images, strict=True):
+        _emit_address_space(state, image)
+        uffd = _emit_memory(state, image)
+        _emit_tasks(tree, state, image, uffd)
+        contents.emit_late(state.contents, image)
+    slots = fds.emit_open([state.fds for state in tree.processes], images)
+    for state, image in zip(tree.processes, images, strict=True):
+        _emit_process(state, slots, image)
+        _emit_last(state, image)
+        for index in range(1, len(state.threads)):
+            _emit_thread(state.threads[index], image, index)
+    return images[0].seal(_header(tree, summaries))
 
 
 def _emit_address_space(state: CheckpointState, image: Image) -> None:
@@ -205,17 +248,17 @@ def _emit_memory(state: CheckpointState, image: Image) -> Slot:
     return uffd
 
 
-def _emit_tasks(state: CheckpointState, image: Image, uffd: Slot) -> None:
+def _emit_tasks(tree: TreeState, state: CheckpointState, image: Image, uffd: Slot) -> None:
     threads.emit_spawn(tuple(part.thread for part in state.threads), image)
+    births.emit_groups(tree.births, image)
     userfault.emit_send(uffd, image)
     pager.emit_spawn(image)
     pager.emit(state.leader.credentials, uffd, image)
+    births.emit_settled(tree.births, image)
 
 
-def _emit_process(state: CheckpointState, image: Image) -> None:
-    session.emit(state.session, image)
-    contents.emit_late(state.contents, image)
-    fds.emit(state.fds, image)
+def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) -> None:
+    fds.emit(state.fds, slots, image)
     oom.emit(state.oom, image)
     cwd.emit(state.cwd, image)
     umask.emit(state.umask, image)
@@ -240,10 +283,7 @@ def _emit_last(state: CheckpointState, image: Image) -> None:
     pending.emit(state.pending, image)
     itimers.emit_late(state.itimers, image)
     posix_timers.emit_late(state.posix_timers, image)
-    with image.about("the channel to the launcher"):
-        ready = image.data(wire.MESSAGE.pack(wire.MessageKind.READY, 0, 0, 0, 0))
-        image.main.syscall(NR.write, SLOT.channel, ready, wire.MESSAGE.size)
-        image.main.syscall(NR.close, SLOT.channel)
+    channel.emit_ready(image)
     threads.emit_enter(state.leader.thread, image, 0)
 
 
@@ -255,24 +295,30 @@ def _emit_thread(part: ThreadPart, image: Image, index: int) -> None:
     threads.emit_enter(part.thread, image, index)
 
 
-def _header(state: CheckpointState, summary: MemorySummary) -> Header:
-    used = _used(state.memory, state.vdso)
-    used += [(segment.start, segment.end) for segment in contents.segments(state.contents)]
-    bases = holes.candidate_bases(used)
-    if not bases:
-        raise Refused("the process leaves no room in its address space for the pager")
-    frames = [part.thread.frame for part in state.threads]
+def _header(tree: TreeState, summaries: Sequence[MemorySummary]) -> Header:
+    frames = [part.thread.frame for state in tree.processes for part in state.threads]
     features = 0
     for frame in frames:
         features |= registers.needed_features(frame.xstate)
     return Header(
-        image_id=summary.image_id,
-        bases=bases,
+        image_id=summaries[0].image_id,
         xfeatures=features,
         xstate_bytes=max(len(frame.xstate.area) for frame in frames),
-        process=_process_entry(state, summary),
-        manifest=_manifest(state, summary),
+        processes=tuple(
+            _process_entry(state, summary) for state, summary in zip(tree.processes, summaries, strict=True)
+        ),
+        pids=tree.births.pids,
+        manifest=_manifest(tree, summaries),
     )
+
+
+def _bases(state: CheckpointState) -> tuple[tuple[int, int], ...]:
+    used = _used(state.memory, state.vdso)
+    used += [(segment.start, segment.end) for segment in contents.segments(state.contents)]
+    bases = holes.candidate_bases(used)
+    if not bases:
+        raise Refused(f"process {state.pid} leaves no room in its address space for the pager")
+    return bases
 
 
 def _used(memory: vmas.Vmas, kernels: vdso.Vdso) -> list[tuple[int, int]]:
@@ -294,6 +340,7 @@ def _process_entry(state: CheckpointState, summary: MemorySummary) -> ProcessEnt
         vdso_syscall=state.vdso.syscall_insn,
         flags=_process_flags(state),
         segments=_segments(state),
+        bases=_bases(state),
     )
 
 
@@ -309,18 +356,25 @@ def _process_flags(state: CheckpointState) -> wire.ProcessFlag:
     return flags
 
 
-def _manifest(state: CheckpointState, summary: MemorySummary) -> bytes:
+def _manifest(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
+    described = [
+        {"pid": state.pid, "command": _command(state), "summary": summary, "state": state}
+        for state, summary in zip(tree.processes, summaries, strict=True)
+    ]
     document = {
         "schema": MANIFEST_SCHEMA,
         "created": time.time(),
-        "pid": state.pid,
-        "command": shlex.join(state.argv) or f"[{state.name}]",
-        "summary": summary,
-        "state": state,
+        **described[0],
+        "births": tree.births,
+        "descendants": described[1:],
     }
     text = json.dumps(document, default=plain, separators=(",", ":"), ensure_ascii=False)
     # Paths may hold bytes that are no UTF-8; people read this, programs do not restore from it.
     return text.encode("utf-8", "replace")
+
+
+def _command(state: CheckpointState) -> str:
+    return shlex.join(state.argv) or f"[{state.name}]"
 
 
 def plain(value: Any) -> Any:

@@ -48,7 +48,28 @@ class Ctl:
     offset: int
 
 
-Arg: TypeAlias = int | Data | Slot | Ctl
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """An address in struct wr_tree, which all processes of an image share."""
+
+    offset: int
+
+
+Arg: TypeAlias = int | Data | Slot | Ctl | Tree
+
+
+class STAGE:
+    """Where processes wait for each other (wr_tree.stages): all shared memory is there, all IDs are taken,
+    all groups joined and pagers there, fds lent that only one could open, fds borrowed, all names of unix
+    sockets bound.
+    """
+
+    shared = Tree(0)
+    born = Tree(4)
+    grouped = Tree(8)
+    lent = Tree(12)
+    borrowed = Tree(16)
+    named = Tree(20)
 
 
 class CTL:
@@ -142,7 +163,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ProcessEntry:
-    """struct wr_process, less what Image knows."""
+    """struct wr_process, less what Image knows; `bases` are (start, bytes) of free holes, best first."""
 
     pid: int
     map_id: int
@@ -151,15 +172,16 @@ class ProcessEntry:
     vdso_syscall: int
     flags: int
     segments: tuple[Segment, ...]
+    bases: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What compile.py decides of struct wr_header; `bases` are (start, bytes) of free holes, best first."""
+    """What compile.py decides of struct wr_header; `pids` are all process IDs that a restore chooses."""
 
     image_id: int
-    bases: tuple[tuple[int, int], ...]
     xfeatures: int
     xstate_bytes: int
-    process: ProcessEntry
+    processes: tuple[ProcessEntry, ...]
+    pids: tuple[int, ...]
     manifest: bytes

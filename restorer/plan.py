@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from restorer import wire
 from restorer.errors import StoreDamaged
-from restorer.program import CTL, SLOT, Ctl, Slot
+from restorer.program import CTL, SLOT, STAGE, Ctl, Slot, Tree
 from restorer.syscalls import NAMES, NR
 from restorer.wire import ArgKind, ExpectKind, OpFlag, OpKind
 
@@ -114,6 +114,7 @@ _ARGUMENTS: dict[int, tuple[int, tuple[int, ...]]] = {
 }
 
 _CTL_NAMES = {value.offset: name for name, value in vars(CTL).items() if isinstance(value, Ctl)}
+_STAGE_NAMES = {value.offset: name for name, value in vars(STAGE).items() if isinstance(value, Tree)}
 _SLOT_NAMES = {value.index: name for name, value in vars(SLOT).items() if isinstance(value, Slot)}
 _OP_ARGUMENTS = {
     OpKind.STORE: ("store", 3),
@@ -128,6 +129,7 @@ _OP_ARGUMENTS = {
     OpKind.PAGER: ("become_pager", 1),
     OpKind.EXIT: ("exit_group", 1),
     OpKind.AHEAD: ("decode_ahead", 0),
+    OpKind.FORK: ("fork", 4),
 }
 _E = TypeVar("_E", bound=IntEnum)
 
@@ -166,7 +168,7 @@ class Decoder:
         _, version, *fields = self._unpack(wire.HEADER, 0)
         if version != wire.VERSION:
             raise _damaged(f"it is of version {version}, not {wire.VERSION}")
-        counted = fields[-14:]
+        counted = fields[-16:]
         self._programs, self._programs_count = counted[2], counted[3]
         self._objects, self._objects_count = counted[4], counted[5]
 
@@ -259,6 +261,8 @@ def _argument(decoder: Decoder, arg: tuple[ArgKind, int, int], string: bool) -> 
         return _slot(slot) + (f"{signed:+d}" if signed else "")
     if kind is ArgKind.CTL:
         return f"ctl.{_CTL_NAMES.get(value, f'{value:#x}')}"
+    if kind is ArgKind.TREE:
+        return f"tree.{_STAGE_NAMES.get(value, f'{value:#x}')}"
     if kind is ArgKind.DATA:
         return f'"{decoder.string(value)[:_STRING_MAX_BYTES]}"' if string else f"image+{value:#x}"
     return _number(value)

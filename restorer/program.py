@@ -24,6 +24,7 @@ from restorer.ops import (
     CTL,
     OK,
     SLOT,
+    STAGE,
     Area,
     Arg,
     Ctl,
@@ -34,6 +35,7 @@ from restorer.ops import (
     ProcessEntry,
     Segment,
     Slot,
+    Tree,
     exactly,
     ok_or,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "OK",
     "SLOT",
     "STACK_BYTES",
+    "STAGE",
     "Arg",
     "Ctl",
     "Data",
@@ -55,6 +58,7 @@ __all__ = [
     "Program",
     "Segment",
     "Slot",
+    "Tree",
     "exactly",
     "ok_or",
 ]
@@ -149,6 +153,18 @@ class Program:
         self._append(OpKind.SPAWN, (clone_args, size, program.index), result=result)
         return result
 
+    def fork(self, clone_args: Arg, size: int, program: Program, process: int) -> Slot:
+        """clone3 without CLONE_VM; the child runs `program` in the region of `process`. The slot takes its
+        PID.
+        """
+        result = self.image.slot()
+        self._append(OpKind.FORK, (clone_args, size, program.index, process), result=result)
+        return result
+
+    def exit(self, code: int) -> None:
+        """exit_group; the last op of a task that is gone before the tree runs."""
+        self._append(OpKind.EXIT, (code,))
+
     def enter(self, frame: Arg) -> None:
         """rt_sigreturn into the struct ucontext at `frame`; the last op of a thread."""
         self._append(OpKind.ENTER, (frame,))
@@ -162,48 +178,40 @@ class Program:
         self._append(OpKind.AHEAD, ())
 
 
-class Image:
-    """The programs of one process tree and their data, until `seal` turns them into one blob.
+class Builder:
+    """What all processes of an image share: programs and their data, slots, and what failures are about."""
 
-    `spare` is a slot for values that the very next ops of `shared` or `main` consume. `opened` is for state
-    modules that open one thing once, whoever asks first: what it is -> the slot of its fd.
-    """
-
-    def __init__(self, threads: int = 1, fd_base: int = wire.FD_BASE_MIN, name: str = "main") -> None:
+    def __init__(self, fd_base: int) -> None:
         self.fd_base = max(fd_base, wire.FD_BASE_MIN)
         self.current_object = wire.NO_OBJECT
         self.opened: dict[Hashable, Slot] = {}
+        self.images: list[Image] = []
         self._data = bytearray()
         self._strings = bytearray(b"\0")
         self._string_at: dict[bytes, int] = {b"": 0}
         self._reserved = 0
         self._slots = wire.SLOT_FIRST + 1
-        self.spare = Slot(wire.SLOT_FIRST)
         self._objects: list[tuple[Data, Data]] = []
         self._object_at: dict[tuple[Data, Data], int] = {}
         self._ports: list[tuple[Data, int]] = []
         self._programs: list[Program] = []
-        self.shared = self._program("shared", stack=False)
-        self.main = self._program(name, stack=True)
-        self.threads = [self.main, *(self._program(f"thread {i}", stack=True) for i in range(1, threads))]
-        self.pager = self._program("pager", stack=False)
-        self.decoder = self._program("decoder", stack=False)
 
-    def _program(self, name: str, *, stack: bool) -> Program:
+    def program(self, image: Image, name: str, *, stack: bool) -> Program:
+        """A new program, with or without a stack of its own."""
         top = self.reserve(STACK_BYTES, align=16) + STACK_BYTES if stack else None
-        program = Program(self, len(self._programs), name, top)
+        program = Program(image, len(self._programs), name, top)
         self._programs.append(program)
         return program
 
-    def data(self, content: bytes, align: int = 8) -> Data:
-        """Puts `content` into the blob, writable at restore."""
+    def data(self, content: bytes, align: int) -> Data:
+        """Image.data."""
         self._data += bytes(-len(self._data) % align)
         at = len(self._data)
         self._data += content
         return Data(Area.DATA, at)
 
     def string(self, text: str | bytes) -> Data:
-        """A NUL-terminated string, surrogate-escaped bytes kept; equal ones share a place."""
+        """Image.string."""
         content = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
         at = self._string_at.get(content)
         if at is None:
@@ -211,34 +219,25 @@ class Image:
             self._strings += content + b"\0"
         return Data(Area.STRINGS, at)
 
-    def reserve(self, n: int, align: int = 16) -> Data:
-        """n zero bytes which take no room in the store."""
+    def reserve(self, n: int, align: int) -> Data:
+        """Image.reserve."""
         self._reserved += -self._reserved % align
         at = self._reserved
         self._reserved += n
         return Data(Area.RESERVE, at)
 
     def slot(self) -> Slot:
-        """A fresh slot. Raises Refused when the region's slots are used up."""
+        """Image.slot."""
         if self._slots == wire.SLOTS:
             raise Refused(
-                f"the process has more open files and mapped files than an image holds ({wire.SLOTS} slots)",
+                f"the processes have more files open and mapped than an image holds ({wire.SLOTS} slots)",
                 "close some of them first",
             )
         self._slots += 1
         return Slot(self._slots - 1)
 
-    @contextmanager
-    def about(self, text: str, hint: str = "") -> Iterator[None]:
-        """Ops appended inside name this object, and this way out, when they fail."""
-        previous = self.current_object
-        self.current_object = self._object(text, hint)
-        try:
-            yield
-        finally:
-            self.current_object = previous
-
-    def _object(self, text: str, hint: str) -> int:
+    def object(self, text: str, hint: str) -> int:
+        """The index of what failures are about, NO_OBJECT when there are too many."""
         key = (self.string(text), self.string(hint))
         index = self._object_at.get(key)
         if index is None:
@@ -249,14 +248,18 @@ class Image:
         return index
 
     def port(self, value: Data, protocol: int) -> None:
-        """Marks a big-endian 16-bit port in the data, which --publish may replace."""
+        """Image.port."""
         self._ports.append((value, protocol))
 
-    def seal(self, header: Header) -> bytes:
-        """The blob: header, programs, ops, objects, process, segments, ports, data, strings, manifest."""
+    def seal(self, shared: Program, header: Header) -> bytes:
+        """Image.seal."""
         programs = [
             blob.ProgramPart(self.string(program.name), program.stack, program.ops)
             for program in self._programs
+        ]
+        processes = [
+            blob.ProcessPart(image.main.index, image.pager.index, len(image.threads), image.channel.index)
+            for image in self.images
         ]
         parts = blob.Parts(
             programs=programs,
@@ -267,9 +270,100 @@ class Image:
             reserved_bytes=self._reserved,
             slots=self._slots,
             fd_base=self.fd_base,
-            shared=self.shared.index,
-            main=self.main.index,
-            pager=self.pager.index,
-            threads=len(self.threads),
+            shared=shared.index,
+            processes=processes,
         )
         return blob.seal(parts, header)
+
+
+class Image:
+    """The programs of one process and, shared with the other processes of its tree, their data, until
+    `seal` turns them all into one blob.
+
+    `shared` is run once, by the launcher; `main`, `threads`, `pager` and `decoder` are this process's own.
+    `spare` is a slot for values that the very next ops of `shared` or `main` consume. `opened` is for state
+    modules that open one thing once in `shared`, whoever asks first: what it is -> the slot of its fd;
+    `own` is the same for what `main` opens. `channel` is the slot of the fd of this process's channel.
+    """
+
+    def __init__(
+        self,
+        threads: int = 1,
+        fd_base: int = wire.FD_BASE_MIN,
+        name: str = "main",
+        root: Image | None = None,
+    ) -> None:
+        self.builder: Builder = root.builder if root else Builder(fd_base)
+        self.index = len(self.builder.images)
+        self.builder.images.append(self)
+        self.fd_base = self.builder.fd_base
+        self.own: dict[Hashable, Slot] = {}
+        self.spare = Slot(wire.SLOT_FIRST)
+        self.channel = self.slot()
+        self.shared: Program = root.shared if root else self.builder.program(self, "shared", stack=False)
+        self.main = self.builder.program(self, name, stack=True)
+        threads_of = f" of {name}" if root else ""
+        self.threads = [
+            self.main,
+            *(self.builder.program(self, f"thread {i}{threads_of}", stack=True) for i in range(1, threads)),
+        ]
+        self.pager = self.builder.program(self, f"pager{threads_of}", stack=False)
+        self.decoder = self.builder.program(self, f"decoder{threads_of}", stack=False)
+
+    @property
+    def processes(self) -> int:
+        """How many processes the image has by now."""
+        return len(self.builder.images)
+
+    @property
+    def opened(self) -> dict[Hashable, Slot]:
+        """What `shared` has opened."""
+        return self.builder.opened
+
+    @property
+    def current_object(self) -> int:
+        """What ops that are appended now are about."""
+        return self.builder.current_object
+
+    def helper(self, name: str) -> Program:
+        """One more program for a task that this process makes, with a stack."""
+        return self.builder.program(self, name, stack=True)
+
+    def data(self, content: bytes, align: int = 8) -> Data:
+        """Puts `content` into the blob, writable at restore; each process has a copy of its own."""
+        return self.builder.data(content, align)
+
+    def string(self, text: str | bytes) -> Data:
+        """A NUL-terminated string, surrogate-escaped bytes kept; equal ones share a place."""
+        return self.builder.string(text)
+
+    def reserve(self, n: int, align: int = 16) -> Data:
+        """n zero bytes which take no room in the store."""
+        return self.builder.reserve(n, align)
+
+    def slot(self) -> Slot:
+        """A fresh slot. What `shared` leaves there all processes see; later each sees its own. Raises
+        Refused when the region's slots are used up.
+        """
+        return self.builder.slot()
+
+    @contextmanager
+    def about(self, text: str, hint: str = "") -> Iterator[None]:
+        """Ops appended inside name this object, and this way out, when they fail."""
+        builder = self.builder
+        previous = builder.current_object
+        builder.current_object = builder.object(text, hint)
+        try:
+            yield
+        finally:
+            builder.current_object = previous
+
+    def port(self, value: Data, protocol: int) -> None:
+        """Marks a big-endian 16-bit port in the data, which --publish may replace."""
+        self.builder.port(value, protocol)
+
+    def seal(self, header: Header) -> bytes:
+        """The blob of all processes, see blob.seal; `header.processes` are in the order in which their
+        Images were made.
+        """
+        return self.builder.seal(self.shared, header)

@@ -34,7 +34,6 @@ from restorer.store_format import (
     COUNTER,
     DATABASES,
     FORMAT_VERSION,
-    FORMAT_VERSIONS,
     IMAGE_BYTES_MAX,
     KEY,
     MAP_BYTES,
@@ -202,7 +201,7 @@ class Store:
         """Raises StoreError for a format that is not ours."""
         version = self.snapshot.get("meta", b"version")
         number = int.from_bytes(version or b"", "little")
-        if number not in FORMAT_VERSIONS:
+        if number != FORMAT_VERSION:
             raise StoreError(
                 f"store {self.path} has format {number}, this restorer knows {FORMAT_VERSION}",
                 "use the restorer that wrote it, or another --store",
@@ -392,7 +391,7 @@ class ProcessEntry(NamedTuple):
 def processes(blob: bytes) -> list[ProcessEntry]:
     """The processes of a blob that `Store.load` returned. Raises StoreDamaged."""
     fields = wire.HEADER.unpack_from(blob)
-    offset, count = fields[-8], fields[-7]
+    offset, count = fields[-10], fields[-9]
     if offset + count * wire.PROCESS.size > len(blob):
         raise StoreDamaged(
             "the image's table of processes reaches beyond it", "restorer verify tells the extent"
@@ -403,7 +402,7 @@ def processes(blob: bytes) -> list[ProcessEntry]:
 
 def read_manifest(blob: bytes) -> dict[str, Any]:
     """The image's own description, from a blob that `Store.load` returned. Raises StoreDamaged."""
-    offset, length = wire.HEADER.unpack_from(blob)[-2:]
+    offset, length = wire.HEADER.unpack_from(blob)[-4:-2]
     try:
         manifest = json.loads(blob[offset : offset + length])
     except ValueError:

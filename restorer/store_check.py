@@ -109,7 +109,7 @@ def collect(store: Store) -> GcSummary:
                     ("images", used.images),
                     ("maps", used.maps),
                     ("chunks", used.chunks),
-                    ("hot", used.images),
+                    ("hot", used.maps),
                 )
             ]
             hashes = env.open_db(b"hashes", txn=txn, create=False)

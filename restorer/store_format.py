@@ -17,9 +17,7 @@ import lmdb
 
 from restorer.errors import PrivilegeError, StoreDamaged, StoreError, StoreFull, UsageError
 
-FORMAT_VERSION = 2
-# 1 had no working sets, and is otherwise the same: a store becomes 2 with its first one.
-FORMAT_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
 DATABASES = ("refs", "images", "chunks", "hashes", "maps", "hot", "meta")
 MAP_BYTES = 1 << 40
 MAX_DBS = 16

@@ -16,7 +16,7 @@ import zstandard
 
 from restorer import wire
 from restorer.errors import StoreDamaged
-from restorer.store_format import FORMAT_VERSION, KEY, frame_check, lmdb_errors, os_errors
+from restorer.store_format import KEY, frame_check, lmdb_errors, os_errors
 
 if TYPE_CHECKING:
     from restorer.model import Chunk
@@ -82,25 +82,50 @@ def optimize(store: Store, name: str, *, reset: bool = False) -> OptimizeSummary
 
     with store.changing() as txn:
         ref = store.ref(name)
-        process = processes(store.image(name, ref))[0]
-        chunks = store.records(process.map_id, process.map_check)
-        known = _Set() if reset else _packed_before(store, ref.image_id, process)
-        recordings = list(_recordings(store.path, ref.image_id, process))
-        used = _union([known, *([] if reset else [recorded for _, recorded in recordings])])
-        value = _pack(store, ref.image_id, process.map_check, chunks, used) if used.all else None
+        packed = [
+            _optimize_process(store, ref.image_id, process, reset)
+            for process in processes(store.image(name, ref))
+        ]
         with lmdb_errors(store.path):
             hot = store.env.open_db(b"hot", txn=txn, create=False)
-            if value is None:
-                txn.delete(KEY.pack(ref.image_id), db=hot)
-            else:
-                txn.put(KEY.pack(ref.image_id), value, db=hot)
-                meta = store.env.open_db(b"meta", txn=txn, create=False)
-                txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=meta)
+            for one in packed:
+                if one.value is None:
+                    txn.delete(KEY.pack(one.map_id), db=hot)
+                else:
+                    txn.put(KEY.pack(one.map_id), one.value, db=hot)
             txn.commit()
         # Only now: until then they are all there is. Folded in twice they change nothing.
-        _unlink(store.path, [path for path, _ in recordings])
+        _unlink(store.path, dict.fromkeys(path for one in packed for path in one.recordings))
+    return OptimizeSummary(
+        name,
+        # Each restore has written one for every process.
+        max(one.used for one in packed),
+        sum(one.chunks for one in packed),
+        sum(one.pages for one in packed) * wire.PAGE_BYTES,
+        sum(len(one.value or b"") for one in packed),
+    )
+
+
+class _Packed(NamedTuple):
+    """One process's part: `recordings` are those of its image, `used` counts those of this process."""
+
+    map_id: int
+    value: bytes | None
+    recordings: list[Path]
+    used: int
+    chunks: int
+    pages: int
+
+
+def _optimize_process(store: Store, image_id: int, process: ProcessEntry, reset: bool) -> _Packed:
+    chunks = store.records(process.map_id, process.map_check)
+    known = _Set() if reset else _packed_before(store, image_id, process)
+    recordings = list(_recordings(store.path, image_id, process))
+    own = [recorded for _, recorded in recordings if recorded is not None]
+    used = _union([known, *([] if reset else own)])
+    value = _pack(store, image_id, process.map_check, chunks, used) if used.all else None
     pages = sum(chunks[index].pages for index in used.all)
-    return OptimizeSummary(name, len(recordings), len(used.all), pages * wire.PAGE_BYTES, len(value or b""))
+    return _Packed(process.map_id, value, [path for path, _ in recordings], len(own), len(used.all), pages)
 
 
 def check_hot(store: Store, image_id: int, process: ProcessEntry, chunks: list[Chunk]) -> None:
@@ -140,8 +165,8 @@ def _unlink(folder: Path, paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _recordings(folder: Path, image_id: int, process: ProcessEntry) -> Iterator[tuple[Path, _Set]]:
-    """Each recording of the image; what is none, or was made of another page index, counts as empty."""
+def _recordings(folder: Path, image_id: int, process: ProcessEntry) -> Iterator[tuple[Path, _Set | None]]:
+    """Each recording of the image; None for what is none, or is of another page index."""
     for path in _files(folder):
         if _image_of(path) != image_id:
             continue
@@ -150,14 +175,14 @@ def _recordings(folder: Path, image_id: int, process: ProcessEntry) -> Iterator[
         yield path, _recorded(raw, image_id, process)
 
 
-def _recorded(raw: bytes, image_id: int, process: ProcessEntry) -> _Set:
+def _recorded(raw: bytes, image_id: int, process: ProcessEntry) -> _Set | None:
     if len(raw) < RECORDING.size:
-        return _Set()
+        return None
     magic, recorded_id, map_check, count = RECORDING.unpack_from(raw)
     if (magic, recorded_id, map_check) != (RECORDING_MAGIC, image_id, process.map_check):
-        return _Set()
+        return None
     if len(raw) != RECORDING.size + USE.size * count:
-        return _Set()
+        return None
     # The program could write to the memory that this comes from.
     uses = [use for use in USE.iter_unpack(raw[RECORDING.size :]) if use[0] < process.records_count]
     return _split(uses)
@@ -223,7 +248,7 @@ def _blocks(chunks: list[Chunk], order: list[int]) -> Iterator[list[int]]:
 
 def _read(store: Store, image_id: int, process: ProcessEntry) -> _Index | None:
     """The working set of an image, or None. Raises StoreDamaged."""
-    value = store.snapshot.get("hot", KEY.pack(image_id))
+    value = store.snapshot.get("hot", KEY.pack(process.map_id))
     if value is None:
         return None
     what = f"the working set of image {image_id}"

@@ -11,7 +11,7 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 
 MAGIC = b"RSTRIMG\0"
-VERSION = 1
+VERSION = 2
 ARGS = 6
 BASES = 8
 PAGE_BYTES = 4096
@@ -19,7 +19,7 @@ CHUNK_PAGES = 16
 CHUNK_BYTES = 65536
 NO_SLOT = 0xFFFF
 NO_OBJECT = 0xFFFF
-SLOTS = 4096
+SLOTS = 32768
 SLOT_FIRST = 32
 FD_BASE_MIN = 64
 SCRATCH_BYTES = 131072
@@ -30,10 +30,10 @@ ARG = Struct("<QHHI")
 OP = Struct("<BBHHHIIq" + "QHHI" * ARGS)
 OBJECT = Struct("<II")
 PROGRAM = Struct("<IIII")
-PROCESS = Struct("<iIIIQIIQIIII")
+PROCESS = Struct(f"<iIIIQIIQ4I{2 * BASES}Q")
 SEGMENT = Struct("<QQII")
 PORT = Struct("<II")
-HEADER = Struct("<8sIIQQQ8Q8QQ14I")
+HEADER = Struct("<8sIIQQQQ16I")
 RECORD = Struct("<QQIIHHI")
 MESSAGE = Struct("<IIQQQ")
 
@@ -45,6 +45,7 @@ class ArgKind(IntEnum):
     SLOT = 1
     DATA = 2
     CTL = 3
+    TREE = 4
 
 
 class OpKind(IntEnum):
@@ -63,6 +64,7 @@ class OpKind(IntEnum):
     PAGER = 11
     EXIT = 12
     AHEAD = 13
+    FORK = 14
 
 
 class ExpectKind(IntEnum):
@@ -121,6 +123,10 @@ class MessageKind(IntEnum):
     CHILD = 7
     CHILD_GONE = 8
     HOT_BAD = 9
+    BORN = 10
+    PAGER = 11
+    FAILED = 12
+    LEFT = 13
 
 
 class PagerFd(IntEnum):

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 enum wr_limits {
-    WR_VERSION = 1,
+    WR_VERSION = 2,
     WR_ARGS = 6,
     WR_BASES = 8,
     WR_PAGE_BYTES = 4096,
@@ -21,7 +21,7 @@ enum wr_limits {
     WR_CHUNK_BYTES = 65536,
     WR_NO_SLOT = 0xffff,
     WR_NO_OBJECT = 0xffff,
-    WR_SLOTS = 4096,             /* slots in the region, 8 bytes each */
+    WR_SLOTS = 32768,            /* slots in the region, 8 bytes each */
     WR_FD_BASE_MIN = 64,         /* the image's own fd_base is at least this */
     WR_HOT_BLOCK_BYTES = 262144, /* a block of the working set decodes to at most this */
     WR_HOT_BLOCK_CHUNKS = 64,    /* and holds at most as many chunks: one page each */
@@ -34,6 +34,7 @@ enum wr_arg_kind {
     WR_SLOT = 1, /* slots[slot] + value */
     WR_DATA = 2, /* address of the image in the region + value */
     WR_CTL = 3,  /* address of struct wr_ctl in the region + value */
+    WR_TREE = 4, /* address of struct wr_tree in the region + value */
 };
 
 struct wr_arg {
@@ -58,6 +59,9 @@ enum wr_op_kind {
     WR_OP_PAGER = 11,    /* become the pager of wr_process args[0]; no return */
     WR_OP_EXIT = 12,     /* exit_group(args[0]); no return */
     WR_OP_AHEAD = 13,    /* become the thread that decodes ahead for the pager; no return */
+    WR_OP_FORK =
+        14, /* clone3(args[0], args[1]) without CLONE_VM; the child runs program args[2] in the region
+                                   of wr_process args[3], on the stack that the program names; the result is the PID */
 };
 
 enum wr_expect {
@@ -135,7 +139,8 @@ enum wr_region_limits {
 
 /* ---------------------------------------------------------------- the image */
 
-/* One restored process. Single-process images have one. */
+/* One restored process; parents come before their children, and the first is the root of the tree. Zombies and other
+ * processes without memory of their own are not among them: they are forks that run a program and end. */
 struct wr_process {
     int32_t pid;           /* as the program saw it (innermost PID namespace) */
     uint32_t main_program; /* indices in the program table */
@@ -148,7 +153,10 @@ struct wr_process {
     uint32_t flags;         /* enum wr_process_flags */
     uint32_t segments_count;
     uint32_t segments_offset; /* struct wr_segment[], sorted by start */
-    uint32_t pad;
+    uint32_t
+        channel_slot;  /* the slot, the same in all regions, where the launcher puts the fd of its channel */
+    uint64_t bases[8]; /* where its region may lie: page-aligned starts of holes, best first, 0 = none */
+    uint64_t base_bytes[8]; /* how large each hole is */
 };
 
 enum wr_process_flags {
@@ -173,17 +181,15 @@ enum wr_segment_flags {
 };
 
 struct wr_header {
-    uint8_t magic[8];       /* "RSTRIMG" and NUL */
-    uint32_t version;       /* WR_VERSION */
-    uint32_t header_bytes;  /* sizeof(struct wr_header) */
-    uint64_t image_id;      /* the key this blob is stored under */
-    uint64_t image_bytes;   /* decoded size of the blob */
-    uint64_t memory_bytes;  /* what to map for it, page multiple: the blob, then zeroes (stacks, buffers) */
-    uint64_t bases[8];      /* where the region may lie: page-aligned starts of holes, best first, 0 = none */
-    uint64_t base_bytes[8]; /* how large each hole is */
-    uint64_t xfeatures;     /* XCR0 bits the xstate uses: the CPU must have them enabled */
-    uint32_t xstate_bytes;  /* size of the largest XSAVE area */
-    uint32_t fd_base;       /* all restorer fds lie at or above: max(64, largest fd + 1) */
+    uint8_t magic[8];         /* "RSTRIMG" and NUL */
+    uint32_t version;         /* WR_VERSION */
+    uint32_t header_bytes;    /* sizeof(struct wr_header) */
+    uint64_t image_id;        /* the key this blob is stored under */
+    uint64_t image_bytes;     /* decoded size of the blob */
+    uint64_t memory_bytes;    /* what to map for it, page multiple: the blob, then zeroes (stacks, buffers) */
+    uint64_t xfeatures;       /* XCR0 bits the xstate uses: the CPU must have them enabled */
+    uint32_t xstate_bytes;    /* size of the largest XSAVE area */
+    uint32_t fd_base;         /* all restorer fds lie at or above: max(64, largest fd + 1) */
     uint32_t programs_offset; /* struct wr_program[] */
     uint32_t programs_count;
     uint32_t objects_offset; /* struct wr_object[] */
@@ -196,6 +202,8 @@ struct wr_header {
     uint32_t slots_count;     /* highest slot used + 1, at most WR_SLOTS */
     uint32_t manifest_offset; /* UTF-8 JSON, for Python and people; last in the blob */
     uint32_t manifest_bytes;
+    uint32_t pids_offset; /* int32_t[]: every process ID that the restore will choose */
+    uint32_t pids_count;
 };
 
 /* A port in the image's data which --publish may replace before any program runs. */
@@ -312,6 +320,16 @@ struct wr_ctl {
     struct wr_counters counters;
 };
 
+enum wr_tree_limits {
+    WR_STAGES = 8,
+};
+
+/* Shared by all processes of the tree, MAP_SHARED in each region. */
+struct wr_tree {
+    uint32_t
+        stages[8]; /* futexes: how many processes have come to each of the places where they wait for all */
+};
+
 enum wr_trace_limits {
     WR_TRACE_VERSION = 1,
     WR_TRACE_OFFSET = 4096, /* from struct wr_ctl on */
@@ -394,6 +412,9 @@ struct wr_runtime {
     uint64_t hot_buffer; /* WR_HOT_BLOCK_BYTES */
     uint64_t hot_input;  /* for a block's frame */
     uint64_t hot_input_bytes;
+    uint64_t start;       /* loader_start in this region */
+    uint64_t tree;        /* struct wr_tree */
+    uint64_t runtimes;    /* uint64_t[processes_count]: struct wr_runtime of each process, for WR_OP_FORK */
     uint32_t file_checks; /* 0 under --force-files */
     uint32_t pad;
 };
@@ -418,7 +439,11 @@ enum wr_message_kind {
         7, /* with a forked child's userfaultfd as SCM_RIGHTS, for the launcher to hold; a = its number */
     WR_MESSAGE_CHILD_GONE = 8, /* the child numbered a is loaded or has ended: close what was held */
     WR_MESSAGE_HOT_BAD =
-        9, /* block a of the working set is not what its index says; it is not used any more */
+        9,                /* block a of the working set is not what its index says; it is not used any more */
+    WR_MESSAGE_BORN = 10, /* with a pidfd of the process as SCM_RIGHTS; not sent for the root */
+    WR_MESSAGE_PAGER = 11,  /* with a pidfd of the pager as SCM_RIGHTS */
+    WR_MESSAGE_FAILED = 12, /* ctl->failure has been written */
+    WR_MESSAGE_LEFT = 13,   /* the pager goes: nobody is left who could miss a page */
 };
 
 enum wr_lost {

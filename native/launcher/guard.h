@@ -10,11 +10,17 @@
 #define RESTORER_GUARD_H
 #include "tree.h"
 
-/* Once the launcher holds the program's userfaultfd, and again whenever the guard has ended. */
+/* Once the launcher holds a userfaultfd, and again whenever the guard has ended: it gets all that is known. */
 void guard_start(struct tree *tree);
 
-/* A forked child's userfaultfd, for the guard to hold as well. */
-void guard_hold(const struct tree *tree, int fd);
+/* A process of the tree, for the guard to end. */
+void guard_target(const struct tree *tree, const struct member *member);
+
+/* A userfaultfd of a member, for the guard to hold as well; its own has number 0, those of forked children others. */
+void guard_hold(const struct tree *tree, const struct member *member, uint64_t number, int fd);
+
+/* One that nobody reads any more: as long as the guard held it, threads would wait for their events to be read. */
+void guard_drop(const struct tree *tree, const struct member *member, uint64_t number);
 
 /* Nothing is missing any more: the guard ends. */
 void guard_dismiss(struct tree *tree);

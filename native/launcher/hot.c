@@ -14,10 +14,9 @@ static struct wr_hot_block *blocks(const struct hot *hot)
     return (struct wr_hot_block *)(hot->index + 1);
 }
 
-static bool header_valid(const struct hot *hot, const struct image *image)
+static bool header_valid(const struct hot *hot, const struct image *image, const struct wr_process *process)
 {
     const struct wr_hot *index = hot->index;
-    const struct wr_process *process = image_process(image);
     if (hot->bytes < sizeof(*index) || memcmp(index->magic, "RSTRHOT", sizeof(index->magic)) != 0)
         return false;
     if (index->image_id != image->id || index->map_check != process->map_check)
@@ -61,13 +60,14 @@ static bool decode_index(struct hot *hot, struct bytes frame, uint64_t bytes_max
     return hot->index != NULL && ZSTD_decompress(hot->index, bytes, frame.data, frame.size) == bytes;
 }
 
-static bool load(struct hot *hot, const struct store *store, const struct image *image, struct bytes value)
+static bool load(struct hot *hot, const struct store *store, const struct image *image,
+                 const struct wr_process *process, struct bytes value)
 {
-    uint64_t records = image_process(image)->records_count;
+    uint64_t records = process->records_count;
     uint64_t bytes_max = sizeof(struct wr_hot) + records * (sizeof(struct wr_hot_block) + sizeof(uint32_t));
     size_t first = ZSTD_findFrameCompressedSize(value.data, value.size);
     if (ZSTD_isError(first) || !decode_index(hot, (struct bytes){value.data, first}, bytes_max) ||
-        !header_valid(hot, image) || !blocks_valid(hot, value.size - first) ||
+        !header_valid(hot, image, process) || !blocks_valid(hot, value.size - first) ||
         !chunks_valid(hot, (uint32_t)records))
         return false;
     uint64_t offset = (uint64_t)(value.data - store->map) + first;
@@ -77,10 +77,11 @@ static bool load(struct hot *hot, const struct store *store, const struct image 
     return true;
 }
 
-void hot_load(struct hot *hot, const struct store *store, const struct image *image)
+void hot_load(struct hot *hot, const struct store *store, const struct image *image, uint32_t index)
 {
+    const struct wr_process *process = image_process(image, index);
     struct bytes value;
-    if (!store_hot(store, image->id, &value) || load(hot, store, image, value))
+    if (!store_hot(store, process->map_id, &value) || load(hot, store, image, process, value))
         return;
     warn("the working set is damaged and is not used: pack it again with 'restorer optimize'");
     free(hot->index);

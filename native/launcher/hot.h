@@ -14,8 +14,8 @@ struct hot {
     uint64_t bytes;
 };
 
-/* Reads and checks the index, and has the kernel read the blocks ahead. `where` of each block becomes an offset in
+/* Reads and checks the index of process `index`, and has the kernel read the blocks ahead. `where` of each block becomes an offset in
  * data.mdb. */
-void hot_load(struct hot *hot, const struct store *store, const struct image *image);
+void hot_load(struct hot *hot, const struct store *store, const struct image *image, uint32_t index);
 
 #endif

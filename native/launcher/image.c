@@ -20,9 +20,14 @@ const struct wr_header *image_header(const struct image *image)
     return (const struct wr_header *)image->base;
 }
 
-const struct wr_process *image_process(const struct image *image)
+const struct wr_process *image_process(const struct image *image, uint32_t index)
 {
-    return (const struct wr_process *)(image->base + image_header(image)->processes_offset);
+    return (const struct wr_process *)(image->base + image_header(image)->processes_offset) + index;
+}
+
+const int32_t *image_pids(const struct image *image)
+{
+    return (const int32_t *)(image->base + image_header(image)->pids_offset);
 }
 
 const struct wr_program *image_program(const struct image *image, uint32_t index)
@@ -78,9 +83,6 @@ void image_load(struct image *image, const struct store *store, const char *name
     const char *invalid = image_invalid(image);
     if (invalid != NULL)
         store_damaged(store, "the image is invalid: %s", invalid);
-    if (header->processes_count != 1)
-        die("the image holds %u processes, and this restorer restores single processes: use a newer version",
-            header->processes_count);
 }
 
 static const struct wr_port *image_port(const struct image *image, uint32_t index)

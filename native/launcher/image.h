@@ -33,7 +33,12 @@ void image_load(struct image *image, const struct store *store, const char *name
 const char *image_invalid(const struct image *image);
 
 const struct wr_header *image_header(const struct image *image);
-const struct wr_process *image_process(const struct image *image);
+
+/* `index` is below the header's processes_count; the root is 0. */
+const struct wr_process *image_process(const struct image *image, uint32_t index);
+
+/* The header's pids_count process IDs. */
+const int32_t *image_pids(const struct image *image);
 
 /* NULL where there is none: failure records come from memory that the tree can write. */
 const struct wr_program *image_program(const struct image *image, uint32_t index);

@@ -30,13 +30,8 @@ static bool header_valid(const struct image *image)
     if (header->memory_bytes < image->bytes || header->memory_bytes > IMAGE_BYTES_MAX ||
         !page_aligned(header->memory_bytes))
         return false;
-    if (header->fd_base < WR_FD_BASE_MIN || header->fd_base > INT32_MAX / 2 || header->slots_count > WR_SLOTS)
-        return false;
-    for (int i = 0; i < WR_BASES; i++)
-        if (header->bases[i] > IMAGE_TASK_SIZE ||
-            header->base_bytes[i] > IMAGE_TASK_SIZE - header->bases[i] || !page_aligned(header->bases[i]))
-            return false;
-    return header->bases[0] != 0;
+    return header->fd_base >= WR_FD_BASE_MIN && header->fd_base <= INT32_MAX / 2 &&
+           header->slots_count <= WR_SLOTS;
 }
 
 static bool tables_valid(const struct image *image)
@@ -47,6 +42,7 @@ static bool tables_valid(const struct image *image)
            table_inside(image, header->processes_offset, header->processes_count,
                         sizeof(struct wr_process)) &&
            table_inside(image, header->ports_offset, header->ports_count, sizeof(struct wr_port)) &&
+           table_inside(image, header->pids_offset, header->pids_count, sizeof(int32_t)) &&
            header->shared_program < header->programs_count && header->processes_count > 0 &&
            header->manifest_offset <= image->bytes &&
            header->manifest_bytes <= image->bytes - header->manifest_offset;
@@ -85,15 +81,28 @@ static bool arg_valid(const struct wr_header *header, const struct wr_arg *arg)
         return arg->value <= header->memory_bytes;
     case WR_CTL:
         return arg->value < sizeof(struct wr_ctl);
+    case WR_TREE:
+        return arg->value < sizeof(struct wr_tree);
     default:
         return false;
     }
 }
 
+/* The child runs on the stack of its program, in the region of its process. */
+static bool fork_valid(const struct image *image, const struct wr_op *op)
+{
+    const struct wr_program *program;
+    if (op->args[2].kind != WR_IMM || op->args[2].value > UINT32_MAX || op->args[3].kind != WR_IMM)
+        return false;
+    program = image_program(image, (uint32_t)op->args[2].value);
+    return program != NULL && program->stack_offset != 0 &&
+           op->args[3].value < image_header(image)->processes_count;
+}
+
 static bool op_valid(const struct image *image, const struct wr_op *op)
 {
     const struct wr_header *header = image_header(image);
-    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_AHEAD || op->expect > WR_EXPECT_OK_OR)
+    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_FORK || op->expect > WR_EXPECT_OK_OR)
         return false;
     if ((op->flags & ~(WR_NR_FROM_SLOT | WR_FILE_CHECK)) != 0)
         return false;
@@ -106,6 +115,8 @@ static bool op_valid(const struct image *image, const struct wr_op *op)
     for (int i = 0; i < WR_ARGS; i++)
         if (!arg_valid(header, &op->args[i]))
             return false;
+    if (op->kind == WR_OP_FORK)
+        return fork_valid(image, op);
     if (op->kind == WR_OP_SPAWN)
         return op->args[2].kind == WR_IMM && op->args[2].value < header->programs_count;
     if (op->kind == WR_OP_PAGER)
@@ -147,18 +158,27 @@ static bool segments_valid(const struct image *image, const struct wr_process *p
     return true;
 }
 
+static bool bases_valid(const struct wr_process *process)
+{
+    for (int i = 0; i < WR_BASES; i++)
+        if (process->bases[i] > IMAGE_TASK_SIZE ||
+            process->base_bytes[i] > IMAGE_TASK_SIZE - process->bases[i] || !page_aligned(process->bases[i]))
+            return false;
+    return process->bases[0] != 0;
+}
+
 static bool processes_valid(const struct image *image)
 {
     const struct wr_header *header = image_header(image);
-    const struct wr_process *processes = image_process(image);
     for (uint32_t i = 0; i < header->processes_count; i++) {
-        const struct wr_process *process = &processes[i];
+        const struct wr_process *process = image_process(image, i);
         const struct wr_program *program = image_program(image, process->main_program);
         if (process->pid <= 0 || program == NULL || image_program(image, process->pager_program) == NULL)
             return false;
-        if (program->stack_offset == 0 || process->threads == 0 || process->vdso_syscall >= IMAGE_TASK_SIZE)
+        if (program->stack_offset == 0 || process->threads == 0 || process->vdso_syscall >= IMAGE_TASK_SIZE ||
+            process->channel_slot >= WR_SLOTS)
             return false;
-        if (!segments_valid(image, process))
+        if (!bases_valid(process) || !segments_valid(image, process))
             return false;
     }
     return true;
@@ -175,6 +195,6 @@ const char *image_invalid(const struct image *image)
     if (!programs_valid(image))
         return "a program has an impossible op";
     if (!processes_valid(image))
-        return "its process has impossible addresses";
+        return "a process of it has impossible addresses";
     return NULL;
 }

@@ -33,7 +33,7 @@
 enum { RSEQ_BYTES = 32 };
 
 static struct launch launch = {
-    .tree = {.target_pidfd = -1, .guard_link = -1, .init_control = -1, .channel = -1},
+    .tree = {.guard_link = -1, .init_control = -1},
 };
 static pid_t launcher;
 
@@ -94,8 +94,11 @@ static void load_image(void)
     image_load(image, &launch.store, launch.options.name);
     host_check_cpu(image);
     image_publish(image, &launch.options);
-    if (launch.options.namespace && image_process(image)->pid == 1)
-        die("a process that was PID 1 cannot be restored with --pid ns yet: checkpoint it with another PID");
+    tree_init(&launch.tree, image);
+    for (uint32_t i = 0; launch.options.namespace && i < image_header(image)->pids_count; i++)
+        if (image_pids(image)[i] == 1)
+            die("a process that was PID 1 cannot be restored with --pid ns yet: checkpoint it with another "
+                "PID");
 }
 
 static int stdio_slot(int fd, int fd_base)
@@ -107,11 +110,29 @@ static int stdio_slot(int fd, int fd_base)
     return high;
 }
 
+/* Those that are the same for all processes, and those of the first one's region. */
 static void fill_slots(void)
 {
-    const struct region *region = &launch.region;
+    struct tree *tree = &launch.tree;
+    struct region *region = &tree_root(tree)->region;
     uint64_t *slots = region->slots;
-    int fd_base = (int)image_header(&launch.image)->fd_base, childs;
+    int fd_base = (int)image_header(&launch.image)->fd_base;
+    host_offer_vdso(region);
+    host_offer_userfaultfd(region, fd_base);
+    slots[WR_SLOT_DATA_FD] = (uint64_t)host_high_fd(store_data_fd(&launch.store), fd_base, "data.mdb");
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        slots[WR_SLOT_STDIN + fd] = (uint64_t)stdio_slot(fd, fd_base);
+    for (uint32_t i = 0; i < tree->count; i++) {
+        struct member *member = &tree->members[i];
+        channel_open(&member->channel, &member->channel_child, fd_base);
+        slots[image_process(&launch.image, i)->channel_slot] = (uint64_t)member->channel_child;
+    }
+}
+
+static void place_slots(const struct member *member)
+{
+    const struct region *region = &member->region;
+    uint64_t *slots = region->slots;
     slots[WR_SLOT_REGION] = region->start;
     slots[WR_SLOT_REGION_BYTES] = region->end - region->start;
     slots[WR_SLOT_REGION_END] = region->end;
@@ -121,38 +142,60 @@ static void fill_slots(void)
     slots[WR_SLOT_PAGER_STACK_BYTES] = region->pager_stack_bytes;
     slots[WR_SLOT_PAGER_TLS] = region->pager_tls;
     slots[WR_SLOT_CTL] = (uint64_t)region->ctl;
-    host_offer_vdso(region);
-    host_offer_userfaultfd(region, fd_base);
-    channel_open(&launch.tree.channel, &childs, fd_base);
-    slots[WR_SLOT_CHANNEL] = (uint64_t)childs;
-    slots[WR_SLOT_DATA_FD] = (uint64_t)host_high_fd(store_data_fd(&launch.store), fd_base, "data.mdb");
-    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-        slots[WR_SLOT_STDIN + fd] = (uint64_t)stdio_slot(fd, fd_base);
+    slots[WR_SLOT_CHANNEL] = (uint64_t)member->channel_child;
 }
 
 static void run_shared(void)
 {
-    if (launch.region.run(launch.region.runtime, image_header(&launch.image)->shared_program) == 0)
+    const struct region *region = &tree_root(&launch.tree)->region;
+    if (region->run(region->runtime, image_header(&launch.image)->shared_program) == 0)
         return;
-    if (!failure_say(&launch.image, &launch.region))
+    if (!failure_say(&launch.image, region))
         warn("cannot restore: the loader failed and left no reason");
     quit(EXIT_OWN_FAILURE);
+}
+
+/* What the launcher has opened and found out, every process of the tree knows. */
+static void share_slots(void)
+{
+    const struct tree *tree = &launch.tree;
+    size_t bytes = image_header(&launch.image)->slots_count * sizeof(uint64_t);
+    for (uint32_t i = 1; i < tree->count; i++) {
+        memcpy(tree->members[i].region.slots, tree_root(tree)->region.slots, bytes);
+        place_slots(&tree->members[i]);
+    }
 }
 
 /* With a working set the tree can be ready before the index is. */
 static void meanwhile(void)
 {
-    if (launch.hot.index != NULL)
+    if (tree_root(&launch.tree)->hot.index != NULL)
         messages_drain(&launch);
 }
 
-/* The child is at work on its address space meanwhile. */
-static void resolve_index(void)
+/* The tree is at work on its address spaces meanwhile. */
+static void resolve_index(const struct member *member)
 {
-    struct wr_ctl *ctl = launch.region.ctl;
-    page_index_resolve(&launch.store, image_process(&launch.image), launch.region.records, meanwhile);
-    __atomic_store_n(&ctl->index_ready, 1, __ATOMIC_SEQ_CST);
-    syscall(SYS_futex, &ctl->index_ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    const struct region *region = &member->region;
+    page_index_resolve(&launch.store, image_process(&launch.image, member->index), region->records,
+                       meanwhile);
+    __atomic_store_n(&region->ctl->index_ready, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, &region->ctl->index_ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+static void build_regions(void)
+{
+    struct tree *tree = &launch.tree;
+    for (uint32_t i = 0; i < tree->count; i++) {
+        struct member *member = &tree->members[i];
+        hot_load(&member->hot, &launch.store, &launch.image, i);
+        region_build(&member->region, i == 0 ? NULL : &tree_root(tree)->region, &launch.image, i,
+                     &member->hot, &launch.options);
+        page_index_decode(&launch.store, image_process(&launch.image, i), member->region.records);
+    }
+    for (uint32_t i = 0; i < tree->count; i++)
+        for (uint32_t k = 0; k < tree->count; k++)
+            region_link(&tree->members[i].region, k, &tree->members[k].region);
 }
 
 static void start(void)
@@ -161,16 +204,19 @@ static void start(void)
     struct tree *tree = &launch.tree;
     if (launch.options.namespace)
         namespace_enter(tree);
-    hot_load(&launch.hot, &launch.store, &launch.image);
-    region_build(&launch.region, &launch.image, &launch.hot, &launch.options);
-    page_index_decode(&launch.store, image_process(image), launch.region.records);
+    else
+        tree_await_pids(image);
+    build_regions();
     fill_slots();
+    place_slots(tree_root(tree));
     run_shared();
-    tree_clone(tree, image, &launch.region);
+    share_slots();
+    tree_clone(tree, image);
     close_range(image_header(image)->fd_base, ~0U, 0);
-    store_guard_kills(tree->target_pidfd);
-    namespace_watch(tree, image_process(image)->pid);
-    resolve_index();
+    store_guard_kills(tree_root(tree)->pidfd);
+    namespace_watch(tree, image_process(image, 0)->pid);
+    for (uint32_t i = 0; i < tree->count; i++)
+        resolve_index(&tree->members[i]);
     store_guard_end();
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "failure.h"
 #include "guard.h"
 #include "page_index.h"
 #include "recording.h"
@@ -28,75 +29,142 @@ static const char *lost_word(uint64_t what)
     }
 }
 
-static uint64_t chunk_number(const struct launch *launch, uint64_t where)
+static uint64_t chunk_number(const struct launch *launch, const struct member *member, uint64_t where)
 {
-    return page_index_chunk(&launch->store, image_process(&launch->image), launch->region.records, where);
+    return page_index_chunk(&launch->store, image_process(&launch->image, member->index),
+                            member->region.records, where);
 }
 
-static void on_poisoned(const struct launch *launch, const struct wr_message *message)
+static void on_poisoned(const struct launch *launch, const struct member *member,
+                        const struct wr_message *message)
 {
-    warn("chunk %llu of the store is damaged: %llu pages at 0x%llx poisoned; the program gets SIGBUS there",
-         (unsigned long long)chunk_number(launch, message->b), (unsigned long long)message->c,
-         (unsigned long long)message->a);
+    warn("chunk %llu of the store is damaged: %llu pages at 0x%llx of process %d poisoned; it gets SIGBUS "
+         "there",
+         (unsigned long long)chunk_number(launch, member, message->b), (unsigned long long)message->c,
+         (unsigned long long)message->a, member->pid);
 }
 
-static void on_eager_bad(const struct launch *launch, const struct wr_message *message)
+static void on_eager_bad(const struct launch *launch, const struct member *member,
+                         const struct wr_message *message)
 {
     die("chunk %llu of the store is damaged: %llu pages at 0x%llx must be there before the program runs, so "
         "it is "
         "not restored; see 'restorer verify'",
-        (unsigned long long)chunk_number(launch, message->b), (unsigned long long)message->c,
+        (unsigned long long)chunk_number(launch, member, message->b), (unsigned long long)message->c,
         (unsigned long long)message->a);
 }
 
 /* Without the launcher's duplicate a child could outlive the pager with memory missing: it may not run on. */
-static void on_child(struct launch *launch, uint64_t number, int fd)
+static void on_child(struct launch *launch, struct member *member, uint64_t number, int fd)
 {
-    if (!userfaults_hold(&launch->tree.userfaults, number, fd))
+    if (!userfaults_hold(&member->userfaults, number, fd))
         die("more than %d processes were forked while memory was missing: the program has been killed; "
             "restore with "
             "--fill before",
             USERFAULTS_MAX);
-    guard_hold(&launch->tree, fd);
+    guard_hold(&launch->tree, member, number, fd);
+}
+
+static void on_userfaultfd(struct launch *launch, struct member *member, int fd)
+{
+    if (!userfaults_hold(&member->userfaults, 0, fd))
+        return;
+    if (launch->tree.guard == 0)
+        guard_start(&launch->tree);
+    else
+        guard_hold(&launch->tree, member, 0, fd);
+}
+
+static void on_child_gone(struct launch *launch, struct member *member, uint64_t number)
+{
+    guard_drop(&launch->tree, member, number);
+    userfaults_release(&member->userfaults, number);
+}
+
+static bool all_ready(const struct tree *tree)
+{
+    bool all = true;
+    for (uint32_t i = 0; i < tree->count; i++)
+        all = all && tree->members[i].ready;
+    return all;
+}
+
+static void on_ready(struct launch *launch, struct member *member)
+{
+    member->ready = true;
+    if (launch->phase == PHASE_RESTORING && all_ready(&launch->tree))
+        release_tree(launch);
+}
+
+static void on_all_loaded(struct launch *launch)
+{
+    struct wr_counters counters;
+    guard_dismiss(&launch->tree);
+    recording_finish(launch);
+    launch->loaded_ms = (double)(now_ns() - launch->start_ns) / 1e6;
+    tree_count(&launch->tree, &counters);
+    report_stats("loaded", "loaded_ms", launch->loaded_ms, &counters);
 }
 
 /* Threads may wait for an event of theirs to be read, which nobody will do any more: closing lets them go on. */
-static void on_loaded(struct launch *launch)
+static void on_loaded(struct launch *launch, struct member *member)
 {
-    guard_dismiss(&launch->tree);
-    userfaults_release_all(&launch->tree.userfaults);
-    recording_finish(launch);
-    launch->loaded_ms = (double)(now_ns() - launch->start_ns) / 1e6;
-    report_stats("loaded", "loaded_ms", launch->loaded_ms, &launch->region.ctl->counters);
-    if (launch->phase == PHASE_RUNNING)
-        launch->phase = PHASE_LEAVING;
+    bool all = true;
+    member->loaded = true;
+    for (size_t i = 0; i < member->userfaults.count; i++)
+        guard_drop(&launch->tree, member, member->userfaults.held[i].number);
+    userfaults_release_all(&member->userfaults);
+    for (uint32_t i = 0; i < launch->tree.count; i++)
+        all = all && launch->tree.members[i].loaded;
+    if (all)
+        on_all_loaded(launch);
+    if (launch->phase != PHASE_RESTORING)
+        member->phase = PHASE_LEAVING;
 }
 
-static void handle(struct launch *launch, const struct wr_message *message, int fd)
+static void on_failed(const struct launch *launch, const struct member *member)
+{
+    if (launch->phase != PHASE_RESTORING || !failure_say(&launch->image, &member->region))
+        return;
+    quit(EXIT_OWN_FAILURE);
+}
+
+static void handle(struct launch *launch, struct member *member, const struct wr_message *message, int fd)
 {
     switch (message->kind) {
     case WR_MESSAGE_UFFD:
-        if (userfaults_hold(&launch->tree.userfaults, 0, fd))
-            guard_start(&launch->tree);
+        on_userfaultfd(launch, member, fd);
         break;
     case WR_MESSAGE_CHILD:
-        on_child(launch, message->a, fd);
+        on_child(launch, member, message->a, fd);
         break;
     case WR_MESSAGE_CHILD_GONE:
-        userfaults_release(&launch->tree.userfaults, message->a);
+        on_child_gone(launch, member, message->a);
+        break;
+    case WR_MESSAGE_BORN:
+        tree_note_born(member, fd);
+        guard_target(&launch->tree, member);
+        break;
+    case WR_MESSAGE_PAGER:
+        tree_note_pager(member, fd);
+        break;
+    case WR_MESSAGE_FAILED:
+        on_failed(launch, member);
+        break;
+    case WR_MESSAGE_LEFT:
+        member->pager_left = true;
         break;
     case WR_MESSAGE_READY:
-        if (launch->phase == PHASE_RESTORING)
-            release_tree(launch);
+        on_ready(launch, member);
         break;
     case WR_MESSAGE_LOADED:
-        on_loaded(launch);
+        on_loaded(launch, member);
         break;
     case WR_MESSAGE_POISONED:
-        on_poisoned(launch, message);
+        on_poisoned(launch, member, message);
         break;
     case WR_MESSAGE_EAGER_BAD:
-        on_eager_bad(launch, message);
+        on_eager_bad(launch, member, message);
         break;
     case WR_MESSAGE_HOT_BAD:
         warn("the working set is damaged from block %llu on and is not used: pack it again with 'restorer "
@@ -109,19 +177,25 @@ static void handle(struct launch *launch, const struct wr_message *message, int 
     }
 }
 
-void messages_drain(struct launch *launch)
+static void drain(struct launch *launch, struct member *member)
 {
     struct wr_message message;
     int fd;
-    while (launch->tree.channel >= 0) {
-        enum channel_state state = channel_receive(launch->tree.channel, &message, &fd);
+    while (member->channel >= 0) {
+        enum channel_state state = channel_receive(member->channel, &message, &fd);
         if (state == CHANNEL_EMPTY)
             return;
         if (state == CHANNEL_MESSAGE) {
-            handle(launch, &message, fd);
+            handle(launch, member, &message, fd);
             continue;
         }
-        close(launch->tree.channel);
-        launch->tree.channel = -1;
+        close(member->channel);
+        member->channel = -1;
     }
+}
+
+void messages_drain(struct launch *launch)
+{
+    for (uint32_t i = 0; i < launch->tree.count; i++)
+        drain(launch, &launch->tree.members[i]);
 }

@@ -14,8 +14,6 @@
 
 static int proc_fd = -1;
 
-enum { PIDS_MAX = 65536 };
-
 void proc_open(void)
 {
     proc_fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -113,35 +111,14 @@ size_t proc_list(pid_t pid, pid_t *pids, size_t count)
     return n;
 }
 
-static pid_t scan_for_child(pid_t one, pid_t two)
-{
-    pid_t *pids = malloc(PIDS_MAX * sizeof(*pids)), found = 0, self = getpid();
-    if (pids == NULL)
-        return 0;
-    size_t count = proc_list(0, pids, PIDS_MAX);
-    for (size_t i = 0; i < count && found == 0; i++) {
-        struct proc_stat stat;
-        if (pids[i] != one && pids[i] != two && proc_stat(pids[i], &stat) && stat.parent == self)
-            found = pids[i];
-    }
-    free(pids);
-    return found;
-}
-
-pid_t proc_other_child(pid_t one, pid_t two)
+pid_t proc_pidfd(int pidfd)
 {
     char name[48], text[512];
-    snprintf(name, sizeof(name), "task/%d/children", getpid());
-    /* Only there with CONFIG_PROC_CHILDREN. */
+    snprintf(name, sizeof(name), "fdinfo/%d", pidfd);
     if (proc_read(getpid(), name, text, sizeof(text)) < 0)
-        return scan_for_child(one, two);
-    for (char *p = text, *end;; p = end) {
-        pid_t pid = (pid_t)strtol(p, &end, 10);
-        if (end == p)
-            return 0;
-        if (pid != one && pid != two)
-            return pid;
-    }
+        return -1;
+    const char *line = strstr(text, "\nPid:");
+    return line != NULL ? (pid_t)strtol(line + strlen("\nPid:"), NULL, 10) : -1;
 }
 
 bool proc_maps(pid_t pid, uint64_t start)

@@ -23,8 +23,9 @@ ssize_t proc_read(pid_t pid, const char *name, char *to, size_t bytes);
  * is none. */
 bool proc_describe(pid_t pid, char *to, size_t bytes);
 
-/* First child of this process that is none of the two; 0 when there is none. */
-pid_t proc_other_child(pid_t one, pid_t two);
+/* The PID of the process that a pidfd of ours refers to, as the launcher's PID namespace has it; not positive when it
+ * has ended or is none of that namespace. */
+pid_t proc_pidfd(int pidfd);
 
 /* Fills `pids` with the tids of a process, or with every PID when `pid` is 0; how many, at most `count`. */
 size_t proc_list(pid_t pid, pid_t *pids, size_t count);

@@ -79,12 +79,10 @@ int recording_wait_ms(const struct launch *launch)
     return passed >= RECORD_NS ? 0 : (int)((RECORD_NS - passed) / 1000000) + 1;
 }
 
-void recording_finish(struct launch *launch)
+static void write_recording(const struct launch *launch, const struct member *member)
 {
-    const struct wr_trace *trace = launch->region.trace;
-    const struct wr_process *process = image_process(&launch->image);
-    if (folder_fd < 0)
-        return;
+    const struct wr_trace *trace = member->region.trace;
+    const struct wr_process *process = image_process(&launch->image, member->index);
     /* The program can write to this memory: only what is bounded here is believed. */
     uint64_t count = __atomic_load_n(&trace->used_count, __ATOMIC_ACQUIRE);
     if (count > process->records_count)
@@ -99,8 +97,17 @@ void recording_finish(struct launch *launch)
     if (uses == NULL || !write_file(&head, uses))
         warn("cannot write what --record has seen: %s", strerror(errno));
     free(uses);
+}
+
+void recording_finish(struct launch *launch)
+{
+    if (folder_fd < 0)
+        return;
+    for (uint32_t i = 0; i < launch->tree.count; i++)
+        write_recording(launch, &launch->tree.members[i]);
     close(folder_fd);
     folder_fd = -1;
-    if (launch->options.fill == WR_FILL_BACKGROUND)
-        launch->region.ctl->fill = WR_FILL_BACKGROUND;
+    for (uint32_t i = 0; i < launch->tree.count; i++)
+        if (launch->options.fill == WR_FILL_BACKGROUND)
+            launch->tree.members[i].region.ctl->fill = WR_FILL_BACKGROUND;
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "blob.h"
 #include "say.h"
@@ -12,11 +13,13 @@
 #define STAGING_BYTES     (UINT64_C(4) << 20)
 #define POOL_BYTES_MIN    (UINT64_C(4) << 20)
 #define PAGER_STACK_BYTES (UINT64_C(64) << 10)
+#define PLACES_MAX        4096
 #define HOT_INPUT_BYTES   (UINT64_C(2) * WR_HOT_BLOCK_BYTES) /* above ZSTD_compressBound of a block */
 
 /* Offsets from the start of the region; each part begins where the one before it ends. */
 struct layout {
-    uint64_t resident, runtime, ctl, trace, slots, image, records, pool, decoder, input, stack, tls, scratch;
+    uint64_t resident, runtime, runtimes, tree, ctl, trace, slots, image, records, pool, decoder, input,
+        stack, tls, scratch;
     uint64_t hot, hot_buffer, hot_input;
     uint64_t low_guard, staging, high_guard, end;
     uint64_t pool_bytes, decoder_bytes;
@@ -42,16 +45,18 @@ static uint64_t pool_bytes(uint64_t records)
     return bytes < POOL_BYTES_MIN ? POOL_BYTES_MIN : bytes;
 }
 
-static struct layout lay_out(const struct image *image, const struct hot *hot,
+static struct layout lay_out(const struct image *image, uint32_t index, const struct hot *hot,
                              const struct resident *resident)
 {
     struct layout at;
     uint64_t cursor = 0;
-    uint64_t records = image_process(image)->records_count;
+    uint64_t records = image_process(image, index)->records_count;
     at.pool_bytes = pool_bytes(records);
     at.decoder_bytes = page_up(resident->decoder_bytes);
     at.resident = take(&cursor, resident->memory_bytes);
     at.runtime = take(&cursor, sizeof(struct wr_runtime));
+    at.runtimes = take(&cursor, image_header(image)->processes_count * sizeof(uint64_t));
+    at.tree = take(&cursor, sizeof(struct wr_tree));
     at.ctl = take(&cursor, sizeof(struct wr_ctl));
     at.trace = take(&cursor, sizeof(struct wr_trace) + records * sizeof(struct wr_used));
     at.slots = take(&cursor, WR_SLOTS * sizeof(uint64_t));
@@ -86,9 +91,9 @@ static bool reserve_at(uint64_t base, uint64_t bytes)
     return false;
 }
 
-static bool overlaps_segment(const struct image *image, uint64_t start, uint64_t end)
+static bool overlaps_segment(const struct image *image, const struct wr_process *process, uint64_t start,
+                             uint64_t end)
 {
-    const struct wr_process *process = image_process(image);
     const struct wr_segment *segments = (const struct wr_segment *)(image->base + process->segments_offset);
     for (uint32_t i = 0; i < process->segments_count; i++)
         if (segments[i].start < end && start < segments[i].end)
@@ -96,20 +101,27 @@ static bool overlaps_segment(const struct image *image, uint64_t start, uint64_t
     return false;
 }
 
-/* The launcher's own mappings may lie in a hole of the image: it is tried at both ends and in the middle. */
-static uint64_t reserve(const struct image *image, uint64_t bytes)
+/* The launcher's own mappings may lie in a hole of the image, and so do the regions of other processes, whose holes are
+ * alike: one step after the other, each region beginning at a place of its own. */
+static uint64_t reserve_in_hole(const struct image *image, const struct wr_process *process, int hole,
+                                uint64_t bytes)
 {
-    const struct wr_header *header = image_header(image);
-    for (int i = 0; i < WR_BASES && header->bases[i] != 0; i++) {
-        uint64_t base = header->bases[i], room = header->base_bytes[i];
-        if (room < bytes)
-            continue;
-        uint64_t slack = (room - bytes) & ~(uint64_t)(WR_PAGE_BYTES - 1);
-        const uint64_t tries[] = {base, base + slack, base + page_up(slack / 2)};
-        for (int k = 0; k < 3; k++)
-            if (tries[k] + bytes <= base + room && !overlaps_segment(image, tries[k], tries[k] + bytes) &&
-                reserve_at(tries[k], bytes))
-                return tries[k];
+    uint64_t room = process->base_bytes[hole], places = room / bytes;
+    uint64_t first = (uint64_t)(process - image_process(image, 0));
+    for (uint64_t i = 0; i < places && i < PLACES_MAX; i++) {
+        uint64_t base = process->bases[hole] + (first + i) % places * bytes;
+        if (!overlaps_segment(image, process, base, base + bytes) && reserve_at(base, bytes))
+            return base;
+    }
+    return 0;
+}
+
+static uint64_t reserve(const struct image *image, const struct wr_process *process, uint64_t bytes)
+{
+    for (int i = 0; i < WR_BASES && process->bases[i] != 0; i++) {
+        uint64_t base = reserve_in_hole(image, process, i, bytes);
+        if (base != 0)
+            return base;
     }
     die("no hole of the image's address space has %llu free bytes here: try again",
         (unsigned long long)bytes);
@@ -135,13 +147,55 @@ static void adopt_image(struct image *image, uint64_t to)
     image->base = at;
 }
 
-static void map_parts(struct image *image, uint64_t base, const struct layout *at)
+/* The blob as a file, which the regions of all processes but the root map: what none of them writes to is there once. */
+static int image_file(const struct image *image)
+{
+    static int fd = -1;
+    if (fd >= 0)
+        return fd;
+    fd = memfd_create("restorer-image", MFD_CLOEXEC);
+    for (uint64_t done = 0; fd >= 0 && done < image->bytes;) {
+        ssize_t n = write(fd, image->base + done, image->bytes - done);
+        if (n <= 0)
+            die("no memory for the restore (%llu bytes): %s", (unsigned long long)image->bytes,
+                strerror(errno));
+        done += (uint64_t)n;
+    }
+    if (fd < 0)
+        die("cannot make a memfd: %s", strerror(errno));
+    return fd;
+}
+
+static void map_image(const struct image *image, uint64_t to)
+{
+    void *at = mmap((void *)to, page_up(image->bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+                    image_file(image), 0);
+    if (at == MAP_FAILED)
+        die("no memory for the restore (%llu bytes): %s", (unsigned long long)image->bytes, strerror(errno));
+}
+
+/* With an old length of 0 a shared mapping stays where it is and appears a second time (mremap(2)). */
+static void share_tree(uint64_t from, uint64_t to)
+{
+    void *at = mremap((void *)from, 0, WR_PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to);
+    if (at == MAP_FAILED)
+        die("no memory for the restore: %s", strerror(errno));
+}
+
+/* `root` is the region of the root process, NULL when this is it. */
+static void map_parts(struct image *image, uint64_t base, const struct layout *at, const struct region *root)
 {
     uint64_t blob_end = base + at->image + page_up(image->bytes);
-    map_part(base + at->resident, base + at->ctl, MAP_PRIVATE);
+    map_part(base + at->resident, base + at->tree, MAP_PRIVATE);
+    map_part(base + at->tree, base + at->ctl, MAP_SHARED);
     telemetry_map(base + at->ctl, at->slots - at->ctl);
     map_part(base + at->slots, base + at->image, MAP_PRIVATE);
-    adopt_image(image, base + at->image);
+    if (root == NULL) {
+        adopt_image(image, base + at->image);
+    } else {
+        share_tree(root->runtime->tree, base + at->tree);
+        map_image(image, base + at->image);
+    }
     map_part(blob_end, base + at->records, MAP_PRIVATE);
     map_part(base + at->records, base + at->pool, MAP_SHARED);
     map_part(base + at->pool, base + at->low_guard, MAP_PRIVATE);
@@ -158,6 +212,8 @@ static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct
     runtime->image = base + at->image;
     runtime->slots = base + at->slots;
     runtime->ctl = base + at->ctl;
+    runtime->tree = base + at->tree;
+    runtime->runtimes = base + at->runtimes;
     runtime->trace = base + at->trace;
     runtime->records = base + at->records;
     runtime->records_count = records;
@@ -183,31 +239,43 @@ static void place_hot(struct wr_runtime *runtime, const struct hot *hot, uint64_
     runtime->hot_input_bytes = HOT_INPUT_BYTES;
 }
 
-void region_build(struct region *region, struct image *image, const struct hot *hot,
-                  const struct options *options)
+static void locate(struct region *region, uint64_t base, const struct layout *at)
 {
     const struct resident *resident = resident_table();
-    struct layout at = lay_out(image, hot, resident);
-    uint64_t base = reserve(image, at.end);
-    map_parts(image, base, &at);
-    resident_place(base);
     region->start = base;
-    region->end = base + at.end;
-    region->runtime = (struct wr_runtime *)(base + at.runtime);
-    region->ctl = (struct wr_ctl *)(base + at.ctl);
-    region->trace = (struct wr_trace *)(base + at.trace);
-    region->slots = (uint64_t *)(base + at.slots);
-    region->records = (struct wr_record *)(base + at.records);
-    region->pager_stack = base + at.stack;
+    region->end = base + at->end;
+    region->runtime = (struct wr_runtime *)(base + at->runtime);
+    region->ctl = (struct wr_ctl *)(base + at->ctl);
+    region->trace = (struct wr_trace *)(base + at->trace);
+    region->slots = (uint64_t *)(base + at->slots);
+    region->records = (struct wr_record *)(base + at->records);
+    region->pager_stack = base + at->stack;
     region->pager_stack_bytes = PAGER_STACK_BYTES;
-    region->pager_tls = base + at.tls;
-    region->scratch = base + at.scratch;
+    region->pager_tls = base + at->tls;
+    region->scratch = base + at->scratch;
     region->run = (run_fn)(base + resident->run);
     region->enter = (start_fn)(base + resident->start);
-    fill_runtime(region->runtime, base, &at, image_process(image)->records_count);
+}
+
+void region_build(struct region *region, const struct region *root, struct image *image, uint32_t index,
+                  const struct hot *hot, const struct options *options)
+{
+    const struct wr_process *process = image_process(image, index);
+    struct layout at = lay_out(image, index, hot, resident_table());
+    uint64_t base = reserve(image, process, at.end), records = process->records_count;
+    map_parts(image, base, &at, root);
+    resident_place(base);
+    locate(region, base, &at);
+    fill_runtime(region->runtime, base, &at, records);
+    region->runtime->start = (uint64_t)region->enter;
     place_hot(region->runtime, hot, base, &at);
-    telemetry_init(region, image);
+    telemetry_init(region, image, records);
     region->runtime->file_checks = options->force_files ? 0 : 1;
     region->ctl->fill = options->record && options->fill == WR_FILL_BACKGROUND ? WR_FILL_NONE : options->fill;
     *(uint64_t *)region->pager_tls = region->pager_tls;
+}
+
+void region_link(const struct region *region, uint32_t index, const struct region *other)
+{
+    ((uint64_t *)region->runtime->runtimes)[index] = (uint64_t)other->runtime;
 }

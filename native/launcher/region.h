@@ -13,7 +13,7 @@
 #include "resident.h"
 #include "wire.h"
 
-/* Addresses that are the same in the launcher, the restored process and the pager. */
+/* Addresses that are the same in the launcher, the restored process and its pager. */
 struct region {
     struct wr_runtime *runtime;
     struct wr_ctl *ctl;     /* MAP_SHARED */
@@ -27,8 +27,12 @@ struct region {
     start_fn enter;
 };
 
-/* Maps the region, moves the image's memory into it and fills in what lies where. */
-void region_build(struct region *region, struct image *image, const struct hot *hot,
-                  const struct options *options);
+/* Maps the region of process `index` and fills in what lies where. The image's memory moves into the first one, that of
+ * the root; the others, to which `root` is given, have copies of it. */
+void region_build(struct region *region, const struct region *root, struct image *image, uint32_t index,
+                  const struct hot *hot, const struct options *options);
+
+/* Tells `region` where that of process `index` lies, which one of its own programs may fork. */
+void region_link(const struct region *region, uint32_t index, const struct region *other);
 
 #endif

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -28,51 +29,78 @@
 
 enum { TRIES_QUICK = 50, WAIT_QUICK_MS = 1, WAIT_SLOW_MS = 20 };
 
-static void die_restoring(const struct launch *launch, const char *who, int status) __attribute__((noreturn));
+static void die_restoring(const struct launch *launch, const struct member *member, const char *who,
+                          int status) __attribute__((noreturn));
 
-static void die_restoring(const struct launch *launch, const char *who, int status)
+static void die_restoring(const struct launch *launch, const struct member *member, const char *who,
+                          int status)
 {
-    if (!failure_say(&launch->image, &launch->region))
-        failure_say_status(&launch->region, who, status);
+    for (uint32_t i = 0; i < launch->tree.count; i++)
+        if (failure_say(&launch->image, &launch->tree.members[i].region))
+            quit(EXIT_OWN_FAILURE);
+    failure_say_status(&member->region, who, status);
     quit(EXIT_OWN_FAILURE);
 }
 
-/* Nothing is missing any more: the target can do without the launcher. */
-static void leave_alone(struct launch *launch)
+/* Nothing is missing any more: the tree can do without the launcher. */
+static void leave_tree_alone(struct launch *launch)
 {
     struct tree *tree = &launch->tree;
     launch->phase = PHASE_ALONE;
     guard_dismiss(tree);
-    userfaults_release_all(&tree->userfaults);
     prctl(PR_SET_CHILD_SUBREAPER, 0);
     namespace_release(tree);
     store_close(&launch->store);
-    detach_report(tree->target, launch->resume_ms);
+    detach_report(tree_root(tree)->pid, launch->resume_ms);
 }
 
-static void on_pager_end(struct launch *launch, int status)
+static void leave_alone(struct launch *launch, struct member *member)
 {
-    launch->tree.pager = 0;
+    bool all = true;
+    member->phase = PHASE_ALONE;
+    for (size_t i = 0; i < member->userfaults.count; i++)
+        guard_drop(&launch->tree, member, member->userfaults.held[i].number);
+    userfaults_release_all(&member->userfaults);
+    for (uint32_t i = 0; i < launch->tree.count; i++)
+        all = all && launch->tree.members[i].phase == PHASE_ALONE;
+    if (all)
+        leave_tree_alone(launch);
+}
+
+/* Whether nobody is left who could miss a page: after the member's end, or an exec, which has taken the region out of its
+ * sight. The pager's word alone would not do: zeroes are silent. */
+static bool may_do_without(const struct member *member)
+{
+    return member->phase == PHASE_LEAVING || member->ended ||
+           (member->pager_left && !proc_maps(member->pid, member->region.start));
+}
+
+static void on_pager_end(struct launch *launch, struct member *member, int status)
+{
     if (launch->phase == PHASE_RESTORING)
-        die_restoring(launch, "the pager", status);
-    /* It leaves with 0 when nobody is left who could miss a page: after the target's end, or an exec, which has
-     * taken the region out of the target's sight. Its word alone would not do: zeroes are silent. */
-    bool left = WIFEXITED(status) && WEXITSTATUS(status) == 0 &&
-                !proc_maps(launch->tree.target, launch->region.start);
-    if (launch->phase == PHASE_LEAVING || launch->tree.target_ended || left)
-        leave_alone(launch);
+        die_restoring(launch, member, "the pager", status);
+    /* Before the ends of processes: what they said last explains them. Whoever ended both at once ended the member. */
+    messages_drain(launch);
+    member->ended = member->ended || tree_has_ended(member->pidfd);
+    tree_end_pager(member);
+    if (!may_do_without(member))
+        die("the pager of process %d was killed while memory was missing: the program has been killed with "
+            "it",
+            member->pid);
+    leave_alone(launch, member);
 }
 
 /* Killed by somebody: there has to be another as long as memory is missing. */
 static void on_guard_end(struct launch *launch)
 {
     launch->tree.guard = 0;
-    if (launch->tree.guard_link >= 0 && !launch->tree.target_ended)
+    if (launch->tree.guard_link >= 0)
         guard_start(&launch->tree);
 }
 
-static void on_target_change(struct launch *launch, int status)
+static void on_root_change(struct launch *launch, int status)
 {
+    struct member *root = tree_root(&launch->tree);
     if (WIFSTOPPED(status)) {
         if (launch->phase != PHASE_RESTORING && !launch->options.detach)
             terminal_follow_stop(&launch->tree, WSTOPSIG(status));
@@ -80,44 +108,57 @@ static void on_target_change(struct launch *launch, int status)
     }
     if (WIFCONTINUED(status))
         return;
-    launch->tree.target_ended = true;
-    launch->tree.target_status = status;
+    root->ended = true;
+    launch->tree.root_status = status;
     if (launch->phase == PHASE_RESTORING)
-        die_restoring(launch, "the loader", status);
+        die_restoring(launch, root, "the loader", status);
 }
 
 static void reap(struct launch *launch)
 {
     struct tree *tree = &launch->tree;
-    int status, pager_status = 0;
-    bool pager_ended = false;
+    int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED | __WALL)) > 0) {
         bool ended = WIFEXITED(status) || WIFSIGNALED(status);
-        if (pid == tree->target) {
-            on_target_change(launch, status);
-        } else if (pid == tree->init && ended) {
+        if (pid == tree_root(tree)->pid)
+            on_root_change(launch, status);
+        else if (pid == tree->init && ended)
             tree->init = 0;
-        } else if (pid == tree->guard && ended) {
+        else if (pid == tree->guard && ended)
             on_guard_end(launch);
-        } else if (ended && (pid == tree->pager || launch->phase == PHASE_RESTORING)) {
-            pager_ended = true;
-            pager_status = status;
-        }
+        else if (ended && launch->phase == PHASE_RESTORING)
+            die_restoring(launch, tree_root(tree), "the pager", status);
     }
-    /* Judged last: whoever ended both at once ended the target. */
-    if (!pager_ended)
-        return;
-    on_pager_end(launch, pager_status);
-    if (launch->phase == PHASE_RUNNING)
-        die("the pager was killed while memory was missing: the program has been killed with it");
+}
+
+/* Those that are no children of the launcher, and the pagers. */
+static void look_at_members(struct launch *launch)
+{
+    struct tree *tree = &launch->tree;
+    for (uint32_t i = 0; i < tree->count; i++) {
+        struct member *member = &tree->members[i];
+        if (i > 0 && member->pidfd >= 0 && !member->ended && tree_has_ended(member->pidfd)) {
+            member->ended = true;
+            if (launch->phase == PHASE_RESTORING)
+                die_restoring(launch, member, "the loader", 0);
+        }
+        if (member->pager_fd >= 0 && tree_has_ended(member->pager_fd))
+            on_pager_end(launch, member, 0);
+    }
+}
+
+static void fill_all(const struct tree *tree)
+{
+    for (uint32_t i = 0; i < tree->count; i++)
+        tree->members[i].region.ctl->fill = WR_FILL_BACKGROUND;
 }
 
 static void on_signal(struct launch *launch, const struct signalfd_siginfo *info)
 {
     int signal = (int)info->ssi_signo;
     if (signal == SIGNAL_FILL)
-        launch->region.ctl->fill = WR_FILL_BACKGROUND;
+        fill_all(&launch->tree);
     if (signal == SIGCHLD || signal == SIGNAL_FILL || launch->options.detach)
         return;
     if (launch->phase != PHASE_RESTORING)
@@ -133,54 +174,68 @@ static void read_signals(struct launch *launch, int fd)
         on_signal(launch, &info);
 }
 
-static void try_teardown(struct launch *launch)
+static void try_teardown(struct launch *launch, struct member *member)
 {
-    launch->teardown_tries++;
-    if (!teardown_ready(&launch->tree, &launch->region, image_process(&launch->image)->threads))
+    member->teardown_tries++;
+    if (!teardown_ready(member, image_process(&launch->image, member->index)->threads))
         return;
-    teardown_run(&launch->tree, &launch->image, &launch->region);
-    leave_alone(launch);
+    teardown_run(member, &launch->image);
+    leave_alone(launch, member);
 }
 
 /* PR_SET_PDEATHSIG: a launcher that left a program which asked for it would kill it by leaving. */
 static bool may_leave(const struct launch *launch)
 {
-    return launch->options.detach && !(image_process(&launch->image)->flags & WR_PROCESS_DEATH_SIGNAL);
+    return launch->options.detach && !(image_process(&launch->image, 0)->flags & WR_PROCESS_DEATH_SIGNAL);
 }
 
 static bool finished(const struct launch *launch)
 {
-    if (launch->phase == PHASE_ALONE && may_leave(launch))
-        return true;
-    return launch->tree.target_ended && launch->tree.pager == 0;
+    return launch->phase == PHASE_ALONE && (may_leave(launch) || tree_root(&launch->tree)->ended);
 }
 
 static int poll_timeout_ms(const struct launch *launch)
 {
-    if (launch->phase != PHASE_LEAVING)
+    uint32_t tries = UINT32_MAX;
+    for (uint32_t i = 0; i < launch->tree.count; i++)
+        if (launch->tree.members[i].phase == PHASE_LEAVING && launch->tree.members[i].teardown_tries < tries)
+            tries = launch->tree.members[i].teardown_tries;
+    if (tries == UINT32_MAX)
         return recording_wait_ms(launch);
-    return launch->teardown_tries < TRIES_QUICK ? WAIT_QUICK_MS : WAIT_SLOW_MS;
+    return tries < TRIES_QUICK ? WAIT_QUICK_MS : WAIT_SLOW_MS;
 }
 
-static void step(struct launch *launch, int signals)
+/* fds to wait for: signals, who waits in front of us, and of each member channel, pidfd, pager. */
+static nfds_t list_fds(const struct launch *launch, struct pollfd *fds, int signals)
 {
-    struct pollfd fds[] = {
-        {signals, POLLIN, 0},
-        {launch->tree.channel, POLLIN, 0},
-        {detach_fd(), 0, 0},
-    };
-    if (poll(fds, 3, poll_timeout_ms(launch)) < 0 && errno != EINTR)
+    nfds_t n = 0;
+    fds[n++] = (struct pollfd){signals, POLLIN, 0};
+    fds[n++] = (struct pollfd){detach_fd(), 0, 0};
+    for (uint32_t i = 0; i < launch->tree.count; i++) {
+        const struct member *member = &launch->tree.members[i];
+        fds[n++] = (struct pollfd){member->channel, POLLIN, 0};
+        fds[n++] = (struct pollfd){i == 0 || member->ended ? -1 : member->pidfd, POLLIN, 0};
+        fds[n++] = (struct pollfd){member->pager_fd, POLLIN, 0};
+    }
+    return n;
+}
+
+static void step(struct launch *launch, struct pollfd *fds, int signals)
+{
+    nfds_t count = list_fds(launch, fds, signals);
+    if (poll(fds, count, poll_timeout_ms(launch)) < 0 && errno != EINTR)
         die("cannot wait for the restored process: %s", strerror(errno));
-    /* Before the ends of processes: what they said last explains them. */
     messages_drain(launch);
     read_signals(launch, signals);
     reap(launch);
+    look_at_members(launch);
     if (recording_wait_ms(launch) == 0)
         recording_finish(launch);
-    if (launch->phase == PHASE_RESTORING && fds[2].revents != 0)
+    if (launch->phase == PHASE_RESTORING && fds[1].revents != 0)
         quit(EXIT_OWN_FAILURE);
-    if (launch->phase == PHASE_LEAVING)
-        try_teardown(launch);
+    for (uint32_t i = 0; i < launch->tree.count && launch->phase == PHASE_RUNNING; i++)
+        if (launch->tree.members[i].phase == PHASE_LEAVING)
+            try_teardown(launch, &launch->tree.members[i]);
 }
 
 static int exit_code(int status)
@@ -191,16 +246,21 @@ static int exit_code(int status)
 int supervise(struct launch *launch)
 {
     int signals = signals_fd();
+    struct tree *tree = &launch->tree;
+    struct pollfd *fds = calloc(2 + 3 * (size_t)tree->count, sizeof(*fds));
+    if (fds == NULL)
+        die("no memory for %u processes", tree->count);
     while (!finished(launch))
-        step(launch, signals);
+        step(launch, fds, signals);
+    free(fds);
     recording_finish(launch);
     terminal_take();
-    if (launch->tree.target_ended)
-        tree_end_init(&launch->tree);
+    if (tree_root(tree)->ended)
+        tree_end_init(tree);
     if (launch->options.detach)
         return 0;
-    int code = exit_code(launch->tree.target_status);
+    int code = exit_code(tree->root_status);
     if (launch->options.json)
-        report_json(STDERR_FILENO, launch->options.name, launch->tree.target, launch->resume_ms, code);
+        report_json(STDERR_FILENO, launch->options.name, tree_root(tree)->pid, launch->resume_ms, code);
     return code;
 }

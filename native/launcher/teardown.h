@@ -7,13 +7,13 @@
 #include <stdbool.h>
 
 #include "image.h"
-#include "region.h"
 #include "tree.h"
 
-/* True once no task of the target can still be executing in the region. Call it again until it is. */
-bool teardown_ready(const struct tree *tree, const struct region *region, uint32_t threads);
+/* True once no task of the member, which has `threads`, can still be executing in the region. Call it again until it is.
+ */
+bool teardown_ready(struct member *member, uint32_t threads);
 
-/* Has the pager unmap the region, then kills and reaps it. Closes the userfaultfd. */
-void teardown_run(struct tree *tree, const struct image *image, const struct region *region);
+/* Has the pager unmap the region, then kills and reaps it. */
+void teardown_run(struct member *member, const struct image *image);
 
 #endif

@@ -44,12 +44,12 @@ static void note_moment(struct wr_trace *trace, int i)
     trace->ns[i] = now_ns();
 }
 
-void telemetry_init(const struct region *region, const struct image *image)
+void telemetry_init(const struct region *region, const struct image *image, uint64_t records)
 {
     struct wr_trace *trace = region->trace;
     trace->version = WR_TRACE_VERSION;
     trace->image_id = image->id;
-    trace->records_count = image_process(image)->records_count;
+    trace->records_count = records;
     strncpy((char *)trace->name, image->name, sizeof(trace->name) - 1);
     note_moment(trace, 0);
     memcpy(trace->magic, "RSTRTRC", sizeof(trace->magic));

@@ -11,7 +11,7 @@
 /* Shared memory at `start`, to be inherited by the tree: struct wr_ctl, struct wr_trace. */
 void telemetry_map(uint64_t start, uint64_t bytes);
 
-void telemetry_init(const struct region *region, const struct image *image);
+void telemetry_init(const struct region *region, const struct image *image, uint64_t records);
 
 /* The program runs as PID `pid`. */
 void telemetry_resumed(const struct region *region, pid_t pid);

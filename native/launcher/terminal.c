@@ -13,7 +13,7 @@ static bool given;
 /* SIGTTOU is blocked, so that tcsetpgrp from the background works (tcsetpgrp(3)). */
 void terminal_give(const struct tree *tree)
 {
-    pid_t group = getpgid(tree->target);
+    pid_t group = getpgid(tree_root(tree)->pid);
     if (group <= 0 || group == getpgrp() || tcgetpgrp(STDIN_FILENO) != getpgrp())
         return;
     given = tcsetpgrp(STDIN_FILENO, group) == 0;
@@ -34,15 +34,15 @@ void terminal_follow_stop(const struct tree *tree, int signal)
     terminal_take();
     kill(getpid(), SIGSTOP);
     terminal_give(tree);
-    syscall(SYS_pidfd_send_signal, tree->target_pidfd, SIGCONT, NULL, 0);
+    syscall(SYS_pidfd_send_signal, tree_root(tree)->pidfd, SIGCONT, NULL, 0);
 }
 
 static bool target_has_it(const struct tree *tree, const struct signalfd_siginfo *info)
 {
-    if ((pid_t)info->ssi_pid == tree->target)
+    if ((pid_t)info->ssi_pid == tree_root(tree)->pid)
         return true;
     /* The terminal's driver signals the whole foreground group, with SI_KERNEL (kill_pgrp, SEND_SIG_PRIV). */
-    return info->ssi_code == SI_KERNEL && getpgid(tree->target) == getpgrp();
+    return info->ssi_code == SI_KERNEL && getpgid(tree_root(tree)->pid) == getpgrp();
 }
 
 void terminal_forward(const struct tree *tree, const struct signalfd_siginfo *info)
@@ -52,5 +52,5 @@ void terminal_forward(const struct tree *tree, const struct signalfd_siginfo *in
     for (size_t i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
         known = known || forwarded[i] == signal;
     if (known && !target_has_it(tree, info))
-        syscall(SYS_pidfd_send_signal, tree->target_pidfd, signal, NULL, 0);
+        syscall(SYS_pidfd_send_signal, tree_root(tree)->pidfd, signal, NULL, 0);
 }

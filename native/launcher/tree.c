@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -78,9 +79,43 @@ static bool wait_for_zombie(pid_t pid, int tries)
     return true;
 }
 
-void tree_clone(struct tree *tree, const struct image *image, const struct region *region)
+void tree_init(struct tree *tree, const struct image *image)
 {
-    const struct wr_process *process = image_process(image);
+    tree->count = image_header(image)->processes_count;
+    tree->members = calloc(tree->count, sizeof(*tree->members));
+    if (tree->members == NULL)
+        die("no memory for %u processes", tree->count);
+    for (uint32_t i = 0; i < tree->count; i++)
+        tree->members[i] = (struct member){.index = i,
+                                           .phase = PHASE_RUNNING,
+                                           .pidfd = -1,
+                                           .pager_fd = -1,
+                                           .channel = -1,
+                                           .channel_child = -1};
+}
+
+struct member *tree_root(const struct tree *tree)
+{
+    return &tree->members[0];
+}
+
+void tree_await_pids(const struct image *image)
+{
+    struct proc_stat stat;
+    for (uint32_t i = 0; i < image_header(image)->pids_count; i++) {
+        pid_t pid = image_pids(image)[i];
+        int tries = 0;
+        while (wait_for_zombie(pid, tries))
+            tries++;
+        if (proc_stat(pid, &stat))
+            die_clone(pid, EEXIST);
+    }
+}
+
+void tree_clone(struct tree *tree, const struct image *image)
+{
+    struct member *root = tree_root(tree);
+    const struct wr_process *process = image_process(image, 0);
     uint32_t program = process->main_program;
     uint64_t stack = (uint64_t)image->base + image_program(image, program)->stack_offset;
     pid_t pid = process->pid;
@@ -97,19 +132,42 @@ void tree_clone(struct tree *tree, const struct image *image, const struct regio
     do {
         child = syscall(SYS_clone3, &args, sizeof(args));
         if (child == 0)
-            run_program(region, stack, program);
+            run_program(&root->region, stack, program);
         error = errno;
     } while (child < 0 && error == EEXIST && wait_for_zombie(pid, tries++));
     signals_unblock_faults();
     if (child < 0)
         die_clone(pid, error);
-    tree->target = (pid_t)child;
-    tree->target_pidfd = pidfd;
+    root->pid = (pid_t)child;
+    root->pidfd = pidfd;
 }
 
-void tree_find_pager(struct tree *tree)
+/* The first word counts: the program can write to the memory of whoever sends these. */
+static void note(pid_t *pid, int *known, int pidfd)
 {
-    tree->pager = proc_other_child(tree->target, tree->init > 0 ? tree->init : tree->guard);
+    pid_t found = *known < 0 ? proc_pidfd(pidfd) : 0;
+    if (found <= 0) {
+        close(pidfd);
+        return;
+    }
+    *pid = found;
+    *known = pidfd;
+}
+
+void tree_note_born(struct member *member, int pidfd)
+{
+    note(&member->pid, &member->pidfd, pidfd);
+}
+
+void tree_note_pager(struct member *member, int pidfd)
+{
+    note(&member->pager, &member->pager_fd, pidfd);
+}
+
+bool tree_has_ended(int pidfd)
+{
+    struct pollfd gone = {pidfd, POLLIN, 0};
+    return pidfd < 0 || poll(&gone, 1, 0) > 0;
 }
 
 static void reap_all(struct tree *tree)
@@ -117,11 +175,19 @@ static void reap_all(struct tree *tree)
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
-        if (pid == tree->target && (WIFEXITED(status) || WIFSIGNALED(status))) {
-            tree->target_ended = true;
-            tree->target_status = status;
+        if (pid == tree_root(tree)->pid && (WIFEXITED(status) || WIFSIGNALED(status))) {
+            tree_root(tree)->ended = true;
+            tree->root_status = status;
         }
     }
+}
+
+static bool is_ours(const struct tree *tree, pid_t pid)
+{
+    for (uint32_t i = 0; i < tree->count; i++)
+        if (pid == tree->members[i].pager)
+            return true;
+    return pid == tree->init || pid == tree->guard;
 }
 
 /* How many descendants got a SIGKILL. Their orphans come to the launcher, which is their subreaper and
@@ -131,7 +197,7 @@ static size_t kill_round(const struct tree *tree, struct lineage *all)
     size_t killed = 0, count = lineage_list(all, getpid());
     for (size_t i = 0; i < count; i++) {
         pid_t pid = all[i].pid;
-        if (!all[i].below || pid == tree->pager || pid == tree->init || pid == tree->guard)
+        if (!all[i].below || is_ours(tree, pid))
             continue;
         int fd = lineage_pidfd(&all[i]);
         if (fd < 0)
@@ -163,20 +229,59 @@ static void kill_child(pid_t *pid)
     *pid = 0;
 }
 
-/* The pager and the launcher's userfaultfd go last: until all that has missing pages is dead, none may
+void tree_count(const struct tree *tree, struct wr_counters *counters)
+{
+    memset(counters, 0, sizeof(*counters));
+    for (uint32_t i = 0; i < tree->count; i++) {
+        const uint64_t *of = (const uint64_t *)&tree->members[i].region.ctl->counters;
+        for (size_t k = 0; k < sizeof(*counters) / sizeof(*of); k++)
+            ((uint64_t *)counters)[k] += of[k];
+    }
+}
+
+void tree_end_pager(struct member *member)
+{
+    struct pollfd gone = {member->pager_fd, POLLIN, 0};
+    if (member->pager_fd < 0)
+        return;
+    while (poll(&gone, 1, -1) < 0 && errno == EINTR)
+        continue;
+    /* With --pid ns, a child of the init of the namespace: then there is nothing to reap. */
+    waitpid(member->pager, NULL, WNOHANG | __WALL);
+    close(member->pager_fd);
+    member->pager_fd = -1;
+    member->pager = 0;
+}
+
+static void kill_members(const struct tree *tree)
+{
+    for (uint32_t i = 0; i < tree->count; i++)
+        if (!tree->members[i].ended && tree->members[i].pidfd >= 0)
+            syscall(SYS_pidfd_send_signal, tree->members[i].pidfd, SIGKILL, NULL, 0);
+}
+
+static void kill_pagers(const struct tree *tree)
+{
+    for (uint32_t i = 0; i < tree->count; i++)
+        if (tree->members[i].pager_fd >= 0) {
+            syscall(SYS_pidfd_send_signal, tree->members[i].pager_fd, SIGKILL, NULL, 0);
+            tree_end_pager(&tree->members[i]);
+        }
+}
+
+/* The pagers and the launcher's userfaultfds go last: until all that has missing pages is dead, none may
  * read zeros. The init goes after those that only the launcher can reap: its exit waits for them
  * (zap_pid_ns_processes). */
 void tree_kill(struct tree *tree)
 {
-    if (tree->target > 0) {
-        if (!tree->target_ended)
-            syscall(SYS_pidfd_send_signal, tree->target_pidfd, SIGKILL, NULL, 0);
+    if (tree->count > 0 && tree_root(tree)->pid > 0) {
+        kill_members(tree);
         kill_descendants(tree);
-        if (!tree->target_ended)
-            waitpid(tree->target, &tree->target_status, __WALL);
-        tree->target_ended = true;
+        if (!tree_root(tree)->ended)
+            waitpid(tree_root(tree)->pid, &tree->root_status, __WALL);
+        tree_root(tree)->ended = true;
     }
-    kill_child(&tree->pager);
+    kill_pagers(tree);
     kill_child(&tree->guard);
     reap_all(tree);
     tree_end_init(tree);

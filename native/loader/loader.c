@@ -4,6 +4,7 @@
  * Python could have taken; see wire.h for what each op does.
  */
 #include <linux/futex.h>
+#include <linux/sched.h>
 #include <stddef.h>
 #include <sys/syscall.h>
 
@@ -12,6 +13,7 @@
 
 #define EINVAL_WIRE 22
 #define EXIT_FAILED 125
+#define MSG_QUIETLY 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */
 
 struct task {
     const struct wr_runtime *rt;
@@ -31,6 +33,8 @@ static uint64_t resolve(const struct task *task, const struct wr_arg *arg)
         return task->rt->image + arg->value;
     case WR_CTL:
         return task->rt->ctl + arg->value;
+    case WR_TREE:
+        return task->rt->tree + arg->value;
     default:
         return arg->value;
     }
@@ -82,7 +86,7 @@ static long spawn(uint64_t clone_args, uint64_t bytes, const struct wr_runtime *
     long result;
     register const struct wr_runtime *rt_reg __asm__("r12") = rt;
     register uint64_t program_reg __asm__("r13") = program;
-    register start_fn start_reg __asm__("r14") = loader_start;
+    register uint64_t start_reg __asm__("r14") = rt->start;
 
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
@@ -98,6 +102,22 @@ static long spawn(uint64_t clone_args, uint64_t bytes, const struct wr_runtime *
                        "r"(start_reg)
                      : "rcx", "r11", "memory");
     return result;
+}
+
+/* The child has a copy of every region, its own among them, and goes on in that one: the first thing a process does
+ * with its memory is to unmap all the others. */
+static long fork_process(const struct task *task, uint64_t clone_args, uint64_t bytes, uint32_t program,
+                         uint32_t process)
+{
+    const struct wr_runtime *rt = (const struct wr_runtime *)((const uint64_t *)task->rt->runtimes)[process];
+    const struct wr_header *header = (const struct wr_header *)rt->image;
+    const struct wr_program *programs = (const struct wr_program *)(rt->image + header->programs_offset);
+    struct clone_args *args = (struct clone_args *)clone_args;
+
+    /* The kernel adds the two up; no page below is touched by it. */
+    args->stack = rt->image + programs[program].stack_offset - WR_PAGE_BYTES;
+    args->stack_size = WR_PAGE_BYTES;
+    return spawn(clone_args, bytes, rt, program);
 }
 
 /* rt_sigreturn takes the frame to begin 8 bytes below rsp, with the return address that a handler's `ret` would
@@ -116,6 +136,7 @@ static _Noreturn void enter(uint64_t ucontext)
 
 static void fail(const struct task *task, uint32_t op, int32_t error, int64_t result)
 {
+    const struct wr_message message = {.kind = WR_MESSAGE_FAILED};
     struct wr_failure *failure = &task->ctl->failure;
     uint32_t unclaimed = 0;
 
@@ -126,6 +147,9 @@ static void fail(const struct task *task, uint32_t op, int32_t error, int64_t re
     failure->error = error;
     failure->result = result;
     __atomic_store_n(&failure->claimed, 2, __ATOMIC_SEQ_CST);
+    /* The launcher is the parent of the root only. Where the channel is closed, or is the launcher's own, nobody needs
+     * to be told. */
+    raw6(SYS_sendto, (long)task->slots[WR_SLOT_CHANNEL], (long)&message, sizeof(message), MSG_QUIETLY, 0, 0);
 }
 
 static int expected(const struct wr_op *op, long result)
@@ -168,6 +192,8 @@ static long perform(const struct task *task, const struct wr_op *op, const uint6
         return 0;
     case WR_OP_SPAWN:
         return spawn(a[0], a[1], task->rt, (uint32_t)a[2]);
+    case WR_OP_FORK:
+        return fork_process(task, a[0], a[1], (uint32_t)a[2], (uint32_t)a[3]);
     case WR_OP_ENTER:
         enter(a[0]);
     case WR_OP_PAGER:

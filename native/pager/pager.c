@@ -50,8 +50,11 @@ void pager_say(uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd)
     raw3(SYS_sendmsg, WR_PAGER_CHANNEL, &header, MSG_NOSIGNAL);
 }
 
+/* With 0 when nobody is left who could miss a page; only the launcher's own child could tell it so by its exit code. */
 static _Noreturn void leave(int code)
 {
+    if (code == 0)
+        pager_say(WR_MESSAGE_LEFT, 0, 0, 0, -1);
     for (;;)
         raw1(SYS_exit_group, code);
 }

@@ -13,12 +13,13 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from restorer import holes
 from restorer.errors import Refused
-from restorer.program import CTL, Image, Segment, Slot, ok_or
+from restorer.program import CTL, STAGE, Image, Segment, Slot, ok_or
 from restorer.state import unnamed
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
@@ -69,9 +70,18 @@ class Content:
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a process, each with the address of its window (0 for one that is empty), by address."""
+    """Those that this process brings, each with the address of its window (0 for one that is empty), by
+    address.
+
+    `lent` are pieces of shared memory among them that other processes of the tree map too, `borrowed` those
+    that this one gets from another, with the ID of that one: each with the number of the fd that it is
+    handed over by. `lenders` is how many processes of the tree lend any.
+    """
 
     files: tuple[tuple[Content, int], ...]
+    lent: tuple[tuple[Content, int], ...] = ()
+    borrowed: tuple[tuple[Content, int, int], ...] = ()
+    lenders: int = 0
 
 
 NO_CONTENTS = Contents(())
@@ -157,6 +167,45 @@ def place(found: Iterable[Content], used: Iterable[tuple[int, int]]) -> Contents
     return Contents((*empty, *sorted(zip(full, starts, strict=True), key=lambda pair: pair[1])))
 
 
+def divide(
+    found: Sequence[Sequence[Content]],
+    used: Sequence[Iterable[tuple[int, int]]],
+    pids: Sequence[int],
+    first_fd: int,
+) -> list[Contents]:
+    """For a tree: each is brought by the first process that has it. `found`, `used` and `pids` are by
+    process; memory is handed over by fds from `first_fd` on, see `exchanged`. Raises Refused as `place`.
+    """
+    owner: dict[Content, int] = {}
+    for process, files in enumerate(found):
+        for content in files:
+            owner.setdefault(content, process)
+    numbers = dict(zip(exchanged(found), range(first_fd, first_fd + len(owner)), strict=False))
+    lenders = {owner[content] for content in numbers}
+    divided: list[Contents] = []
+    for process, files in enumerate(found):
+        own = place((content for content in files if owner[content] == process), used[process])
+        divided.append(
+            replace(
+                own,
+                lent=tuple((one, numbers[one]) for one, _ in own.files if one in numbers),
+                borrowed=tuple(
+                    (one, numbers[one], pids[owner[one]])
+                    for one in dict.fromkeys(files)
+                    if one in numbers and owner[one] != process
+                ),
+                lenders=len(lenders),
+            )
+        )
+    return divided
+
+
+def exchanged(found: Sequence[Sequence[Content]]) -> list[Content]:
+    """The shared memory that several processes map: no file that the launcher could open for them."""
+    several = Counter(content for files in found for content in set(files))
+    return [content for content, count in several.items() if count > 1 and content.kind == SHARED]
+
+
 def windows(state: Contents) -> Iterator[tuple[int, int, bytes]]:
     """(address, mask, packed pages) of each 64 KiB that holds something else than zeros, by address."""
     for content, start in state.files:
@@ -211,6 +260,36 @@ def emit(state: Contents, image: Image) -> None:
                 flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
                 flags |= mmap.MAP_ANONYMOUS if content.kind == SHARED else 0
                 image.main.syscall(NR.mmap, start, content.mapped_bytes, _READ_WRITE, flags, fd, 0)
+    if state.lent:
+        _emit_lend(state, image)
+    if state.borrowed:
+        _emit_borrow(state, image)
+
+
+def _emit_lend(state: Contents, image: Image) -> None:
+    """Gives the mapping an fd, by which others can map it too: a link in map_files leads to its file
+    (proc(5)).
+    """
+    windows = dict(state.files)
+    for content, number in state.lent:
+        start = windows[content]
+        with image.about(str(content), "this needs CAP_CHECKPOINT_RESTORE"):
+            path = image.string(f"/proc/self/map_files/{start:x}-{start + content.mapped_bytes:x}")
+            fd = image.main.call(NR.openat, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC)
+            image.main.syscall(NR.dup3, fd, number, os.O_CLOEXEC)
+            image.main.syscall(NR.close, fd)
+    image.main.add(STAGE.shared)
+
+
+def _emit_borrow(state: Contents, image: Image) -> None:
+    image.main.wait(STAGE.shared, state.lenders)
+    for content, number, pid in state.borrowed:
+        with image.about(str(content)):
+            pidfd = image.main.call(NR.pidfd_open, pid, 0)
+            fd = image.main.call(NR.pidfd_getfd, pidfd, number, 0)
+            image.main.syscall(NR.close, pidfd)
+            image.own[content] = image.main.call(NR.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
+            image.main.syscall(NR.close, fd)
 
 
 def _emit_file(content: Content, image: Image, opener: Opener) -> Slot:
@@ -239,8 +318,8 @@ def emit_open(content: Content, flags: int, image: Image) -> Slot:
     """
     base = image.opened[content]
     program, number = image.main, image.fd_base - 1
-    if flags & _O_TMPFILE_ONLY and flags & os.O_ACCMODE == os.O_RDWR and (content, 0) not in image.opened:
-        fd = image.opened[content, 0] = program.call(NR.fcntl, base, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
+    if flags & _O_TMPFILE_ONLY and flags & os.O_ACCMODE == os.O_RDWR and (content, 0) not in image.own:
+        fd = image.own[content, 0] = program.call(NR.fcntl, base, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
         program.syscall(NR.fcntl, fd, fcntl.F_SETFL, flags)
         return fd
     # A number that a path can name; no fd of the program is in its place yet.
@@ -260,16 +339,19 @@ def emit_map(
     Without `may_write` the mapping can never become writable, as is the case of those of a sealed memfd.
     """
     addr, length, prot, offset = vma
+    if content in image.own:
+        image.main.syscall(NR.mmap, addr, length, prot, flags, image.own[content], offset)
+        return
     if content.kind == SHARED:
         # With an old length of 0 a shared mapping stays where it is and appears a second time (mremap(2)).
         image.main.syscall(NR.mremap, window + offset, 0, length, _MREMAP_MAYMOVE_FIXED, addr)
         image.main.syscall(NR.mprotect, addr, length, prot)
         return
     key = (content, "rw" if may_write else "r")
-    if key not in image.opened:
+    if key not in image.own:
         access = os.O_RDWR if may_write else os.O_RDONLY
-        image.opened[key] = emit_open(content, access, image)
-    image.main.syscall(NR.mmap, addr, length, prot, flags, image.opened[key], offset)
+        image.own[key] = emit_open(content, access, image)
+    image.main.syscall(NR.mmap, addr, length, prot, flags, image.own[key], offset)
 
 
 def emit_late(state: Contents, image: Image) -> None:

@@ -12,12 +12,13 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from restorer.errors import Refused
-from restorer.program import SLOT, Image, Slot, ok_or
+from restorer.program import SLOT, STAGE, Image, Slot, ok_or
 from restorer.state import (
     anonymous,
     descriptors,
@@ -70,11 +71,11 @@ class Owner:
 
 @dataclass(frozen=True)
 class Description:
-    """An open file description."""
+    """An open file description; `number` is the lowest of its fds in its home."""
 
+    number: int
     object: Object
     owner: Owner | None
-    locks: tuple[Lock, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,70 +89,112 @@ class Fd:
 
 @dataclass(frozen=True)
 class Fds:
-    """The table. `cwd` is what relative names of unix sockets start from."""
+    """The table of one process, whose ID is `pid` as the program knows it; descriptions and pipes are those
+    of all its tree. `homes` has for each description the index of the process that is to put back what only
+    a holder can. `cwd` is what relative names of unix sockets start from. `locks` are (fd, lock): POSIX
+    locks are of a process, others of a description.
+    """
 
+    process: int
+    pid: int
     fds: tuple[Fd, ...]
     descriptions: tuple[Description, ...]
+    homes: tuple[int, ...]
     pipes: tuple[Pipe, ...]
     cwd: str
+    locks: tuple[tuple[int, Lock], ...]
+
+    def is_home(self, fd: Fd) -> bool:
+        """Whether this process is the one to put back what belongs to the description."""
+        return self.homes[fd.description] == self.process
 
 
-def capture(tracee: Tracee, *, tcp_close: bool = False) -> Fds:
-    """Reads all fds; nothing in the target changes. Raises Refused naming every fd that cannot be restored.
+def capture(tracees: Sequence[Tracee], *, tcp_close: bool = False) -> list[Fds]:
+    """Reads all fds of a tree, one table for each process; nothing in the targets changes. Raises Refused
+    naming every fd that cannot be restored.
 
     With tcp_close, TCP connections are taken as connections the peer has reset.
     """
-    found = [descriptors.read(tracee.pid, number) for number in tracee.process.fds()]
-    return _Capture(tracee, found, tcp_close).table()
+    found = [descriptors.read(tracee.pid, number) for tracee in tracees for number in tracee.process.fds()]
+    return _Capture(tracees, found, tcp_close).tables()
 
 
-def reset_connections(tracee: Tracee, table: Fds) -> None:
-    """Lets the kill that must follow reset the TCP connections of `table`: their ports are free at once."""
-    kept = {fd.number for fd in table.fds if isinstance(_object(table, fd), InetSocket)}
-    sockets.reset_connections(tracee, [descriptors.read(tracee.pid, number) for number in sorted(kept)])
+def reset_connections(tracees: Sequence[Tracee], tables: Sequence[Fds]) -> None:
+    """Lets the kill that must follow reset the TCP connections of `tables`: their ports are free at once."""
+    for tracee, table in zip(tracees, tables, strict=True):
+        kept = {fd.number for fd in table.fds if isinstance(_object(table, fd), InetSocket)}
+        sockets.reset_connections(tracee, [descriptors.read(tracee.pid, number) for number in sorted(kept)])
 
 
 class _Capture:
     """The state of one capture: descriptors on one side, descriptions and pipes found so far on the other."""
 
-    def __init__(self, tracee: Tracee, found: list[Descriptor], tcp_close: bool) -> None:
-        self.tracee = tracee
+    def __init__(self, tracees: Sequence[Tracee], found: list[Descriptor], tcp_close: bool) -> None:
+        self.tracees = {tracee.pid: tracee for tracee in tracees}
         self.found = found
         self.tcp_close = tcp_close
-        self.numbers = frozenset(one.number for one in found)
+        self.numbers = {pid: frozenset(one.number for one in found if one.pid == pid) for pid in self.tracees}
         self.sockets = frozenset(one.stat.st_ino for one in found if one.link.startswith("socket:"))
-        self.outside = Outside(tracee, found, self.sockets)
+        self.outside = Outside(tracees, found, self.sockets)
         self.pipes: dict[int, int] = {}
         self.captured_pipes: list[Pipe] = []
         self.refusals: list[Refused] = []
 
-    def table(self) -> Fds:
+    def tables(self) -> list[Fds]:
+        holders = self._holders()
+        described = [self._describe(fds) for fds in holders]
+        self._raise()
+        homes = [home for home, _ in described]
+        objects = tuple(description for _, description in described)
+        self._check_chroot(homes, objects)
+        indices = {(fd.pid, fd.number): index for index, fds in enumerate(holders) for fd in fds}
+        order = list(self.tracees)
+        return [
+            Fds(
+                process=process,
+                pid=tracee.nspid,
+                fds=tuple(
+                    Fd(one.number, one.cloexec, indices[pid, one.number])
+                    for one in self.found
+                    if one.pid == pid
+                ),
+                descriptions=objects,
+                homes=tuple(order.index(home.pid) for home in homes),
+                pipes=tuple(self.captured_pipes),
+                cwd=tracee.process.cwd(),
+                locks=self._locks(pid, homes, holders),
+            )
+            for process, (pid, tracee) in enumerate(self.tracees.items())
+        ]
+
+    def _holders(self) -> list[list[Descriptor]]:
+        """The fds of each description, those that become stdio each for itself."""
         known = Descriptions()
-        objects: list[Description] = []
-        fds: list[Fd] = []
+        holders: list[list[Descriptor]] = []
         for descriptor in self.found:
             shareable = not self.outside.is_stdio(descriptor)
             index = known.find(descriptor) if shareable else None
             if index is None:
-                description = self._try(descriptor)
-                if description is None:
-                    continue
-                index = len(objects)
-                objects.append(description)
                 if shareable:
-                    known.add(descriptor, index)
-            fds.append(Fd(descriptor.number, descriptor.cloexec, index))
-        self._raise()
-        self._check_chroot(objects)
-        return Fds(tuple(fds), tuple(objects), tuple(self.captured_pipes), self.tracee.process.cwd())
+                    known.add(descriptor, len(holders))
+                holders.append([descriptor])
+            else:
+                holders[index].append(descriptor)
+        return holders
 
-    def _try(self, descriptor: Descriptor) -> Description | None:
-        try:
-            state = self._object(descriptor)
-            return Description(state, self._owner(descriptor), locks.capture(descriptor))
-        except Refused as refusal:
-            self.refusals.append(refusal)
-            return None
+    def _describe(self, fds: list[Descriptor]) -> tuple[Descriptor, Description]:
+        """The description, by the first of its fds that can tell: an epoll instance knows its files by the
+        numbers that they had in the process which added them.
+        """
+        refusals: list[Refused] = []
+        for descriptor in _one_each(fds):
+            try:
+                state = self._object(descriptor)
+                return descriptor, Description(descriptor.number, state, self._owner(descriptor))
+            except Refused as refusal:
+                refusals.append(refusal)
+        self.refusals.append(refusals[0])
+        return fds[0], Description(fds[0].number, Stdio("stdin", ""), None)
 
     def _raise(self) -> None:
         if self.refusals:
@@ -159,15 +202,16 @@ class _Capture:
             raise Refused("; ".join(causes), next((r.hint for r in self.refusals if r.hint), ""))
 
     def _object(self, descriptor: Descriptor) -> Object:
+        tracee = self.tracees[descriptor.pid]
         if self.outside.is_stdio(descriptor):
-            return stdio.capture(descriptor, self.outside.streams)
+            return stdio.capture(descriptor, self.outside.streams(descriptor.pid))
         if descriptor.is_fifo and not descriptor.flags & os.O_PATH:
             return self._pipe_end(descriptor)
         if descriptor.link.startswith("socket:"):
             self.outside.refuse_shared(descriptor, "socket")
-            return sockets.capture(self.tracee, descriptor, self.sockets, tcp_close=self.tcp_close)
+            return sockets.capture(tracee, descriptor, self.sockets, tcp_close=self.tcp_close)
         if descriptor.is_anonymous:
-            return anonymous.capture(self.tracee, descriptor, self.numbers, self.outside)
+            return anonymous.capture(tracee, descriptor, self.numbers[descriptor.pid], self.outside)
         self.outside.refuse_shared(descriptor, descriptor.link)
         return files.capture(descriptor)
 
@@ -178,7 +222,7 @@ class _Capture:
         inode = descriptor.stat.st_ino
         if inode not in self.pipes:
             self.pipes[inode] = len(self.captured_pipes)
-            self.captured_pipes.append(pipes.capture(self.tracee, self._ends(descriptor)))
+            self.captured_pipes.append(pipes.capture(self.tracees, self._ends(descriptor)))
         write = descriptor.access != os.O_RDONLY
         return PipeEnd(self.pipes[inode], write, descriptor.kept_flags)
 
@@ -193,10 +237,22 @@ class _Capture:
                 ends.append(other)
         return ends
 
+    def _locks(
+        self, pid: int, homes: Sequence[Descriptor], holders: Sequence[Sequence[Descriptor]]
+    ) -> tuple[tuple[int, Lock], ...]:
+        found: list[tuple[int, Lock]] = []
+        for home, fds in zip(homes, holders, strict=True):
+            own = next((one for one in fds if one.pid == pid), None)
+            if own is not None and not self.outside.is_stdio(own):
+                found += (
+                    (own.number, lock) for lock in locks.capture(own) if lock.kind == "POSIX" or own is home
+                )
+        return tuple(found)
+
     def _owner(self, descriptor: Descriptor) -> Owner | None:
         if descriptor.flags & os.O_PATH or self.outside.is_stdio(descriptor):
             return None
-        with copied(self.tracee, descriptor.number) as copy:
+        with copied(self.tracees[descriptor.pid], descriptor.number) as copy:
             try:
                 kind, pid = _OWNER.unpack(fcntl.fcntl(copy, _F_GETOWN_EX, bytes(_OWNER.size)))
             except OSError:
@@ -209,45 +265,101 @@ class _Capture:
 
     def _own_id(self, descriptor: Descriptor, kind: int, pid: int) -> int:
         if kind == _F_OWNER_TID:
-            for thread in self.tracee.threads:
+            for thread in (thread for tracee in self.tracees.values() for thread in tracee.threads):
                 if thread.tid == pid:
                     return thread.nstid
-        elif pid == self.tracee.pid and (kind != _F_OWNER_PGRP or self.tracee.process.stat.pgrp == pid):
-            return self.tracee.nspid
+        elif pid in self.tracees:
+            tracee = self.tracees[pid]
+            if kind != _F_OWNER_PGRP or tracee.process.stat.pgrp == pid:
+                return tracee.nspid
         raise descriptor.refused(
             f"signals of {descriptor.link} go to process {pid} (F_SETOWN)", "take that back first"
         )
 
-    def _check_chroot(self, descriptions: list[Description]) -> None:
-        if self.tracee.process.root() != "/" and any(
-            isinstance(one.object, UnixSocket) and one.object.file for one in descriptions
-        ):
-            raise Refused(
-                "a unix socket bound to a path inside a chroot cannot be checkpointed", "close it first"
-            )
+    def _check_chroot(self, homes: Sequence[Descriptor], descriptions: Sequence[Description]) -> None:
+        for home, one in zip(homes, descriptions, strict=True):
+            chrooted = self.tracees[home.pid].process.root() != "/"
+            if chrooted and isinstance(one.object, UnixSocket) and one.object.file:
+                raise Refused(
+                    "a unix socket bound to a path inside a chroot cannot be checkpointed", "close it first"
+                )
+
+
+def _one_each(fds: Sequence[Descriptor]) -> Iterator[Descriptor]:
+    """The first fd of each process."""
+    yield from {one.pid: one for one in reversed(fds)}.values()
 
 
 def carried(table: Fds) -> Iterator[Content]:
     """The open files without a name, whose bytes travel in the image."""
-    for description in table.descriptions:
-        if isinstance(description.object, File) and description.object.content is not None:
-            yield description.object.content
+    for fd in table.fds:
+        state = _object(table, fd)
+        if isinstance(state, File) and state.content is not None and table.is_home(fd):
+            yield state.content
 
 
-def emit(table: Fds, image: Image) -> None:
-    """Opens everything in the launcher and takes it to its numbers in the process."""
-    slots = _Emit(table, image).open_all()
+def lent(tables: Sequence[Fds]) -> list[int]:
+    """The descriptions that a process has to open by itself (contents.emit_open), and others have too."""
+    several = Counter(index for table in tables for index in {fd.description for fd in table.fds})
+    found = tables[0].descriptions
+    return [index for index, count in several.items() if count > 1 and _is_carried(found[index].object)]
+
+
+def _is_carried(state: Object) -> bool:
+    return isinstance(state, File) and state.content is not None
+
+
+def emit_open(tables: Sequence[Fds], images: Sequence[Image]) -> dict[int, Slot]:
+    """Opens the descriptions of all the tree, in the launcher where it can be done there; a slot for each.
+
+    Those that one process has opened for several go by numbers below fd_base, where no fd of the program is
+    yet.
+    """
+    slots = _Emit(tables[0], images).open_all()
+    numbers = {index: images[0].fd_base - 2 - k for k, index in enumerate(lent(tables))}
+    if numbers:
+        _emit_lend(tables, numbers, slots, images)
+    return slots
+
+
+def _emit_lend(
+    tables: Sequence[Fds], numbers: dict[int, int], slots: dict[int, Slot], images: Sequence[Image]
+) -> None:
+    for table, image in zip(tables, images, strict=True):
+        for index, number in numbers.items():
+            if table.homes[index] == table.process:
+                image.main.syscall(NR.dup3, slots[index], number, os.O_CLOEXEC)
+        image.main.add(STAGE.lent)
+        image.main.wait(STAGE.lent, len(images))
+        for index in sorted({fd.description for fd in table.fds} & numbers.keys()):
+            home = tables[table.homes[index]]
+            if home is not table:
+                with image.about(_about(table, table.descriptions[index].number, index)):
+                    image.own["description", index] = _emit_borrow(home.pid, numbers[index], image)
+        image.main.add(STAGE.borrowed)
+        image.main.wait(STAGE.borrowed, len(images))
+
+
+def _emit_borrow(pid: int, number: int, image: Image) -> Slot:
+    pidfd = image.main.call(NR.pidfd_open, pid, 0)
+    fd = image.main.call(NR.pidfd_getfd, pidfd, number, 0)
+    image.main.syscall(NR.close, pidfd)
+    return Opener(image, image.main).lift(fd)
+
+
+def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
+    """Takes what the launcher has opened to its numbers in the process."""
     main = image.main
     main.syscall(NR.close_range, 0, image.fd_base - 1, 0)
     for fd in table.fds:
         with image.about(_about(table, fd.number, fd.description)):
             flags = os.O_CLOEXEC if fd.cloexec else 0
-            main.syscall(NR.dup3, slots[fd.description], fd.number, flags)
+            slot = image.own.get(("description", fd.description), slots[fd.description])
+            main.syscall(NR.dup3, slot, fd.number, flags)
     _emit_close_above(image)
-    for fd in {fd.description: fd for fd in reversed(table.fds)}.values():
-        state = _object(table, fd)
-        path = state.path if isinstance(state, File) else state.kind
-        locks.emit(table.descriptions[fd.description].locks, fd.number, path, image)
+    for number, lock in table.locks:
+        state = next(_object(table, fd) for fd in table.fds if fd.number == number)
+        locks.emit(lock, number, state.path if isinstance(state, File) else state.kind, image)
     _emit_names(table, image)
     _emit_owners(table, image)
     outside = frozenset(fd.number for fd in table.fds if isinstance(_object(table, fd), Stdio))
@@ -285,14 +397,15 @@ def _emit_close_above(image: Image) -> None:
     main.syscall(NR.close_range, SLOT.channel + 1, _ALL, 0)
 
 
+def _homed(table: Fds) -> list[Fd]:
+    """The lowest fd of each description whose home this process is."""
+    return list({fd.description: fd for fd in reversed(table.fds) if table.is_home(fd)}.values())
+
+
 def _first_numbers(table: Fds, kind: type[_Kind]) -> list[tuple[int, _Kind]]:
-    """The lowest fd of each description of a kind, with its object."""
-    seen: dict[int, tuple[int, _Kind]] = {}
-    for fd in table.fds:
-        state = _object(table, fd)
-        if isinstance(state, kind):
-            seen.setdefault(fd.description, (fd.number, state))
-    return list(seen.values())
+    """The lowest fd of each description of a kind whose home this process is, with its object."""
+    found = ((fd.number, _object(table, fd)) for fd in sorted(_homed(table), key=lambda fd: fd.number))
+    return [(number, state) for number, state in found if isinstance(state, kind)]
 
 
 def _emit_names(table: Fds, image: Image) -> None:
@@ -302,12 +415,16 @@ def _emit_names(table: Fds, image: Image) -> None:
             image.main.syscall(NR.chdir, image.string(table.cwd))
     for number, state in named:
         unixsockets.emit_names(state, number, image)
+    if image.processes > 1:
+        # What one process connects to may be bound by another.
+        image.main.add(STAGE.named)
+        image.main.wait(STAGE.named, image.processes)
     for number, state in named:
         unixsockets.emit_connect(state, number, image)
 
 
 def _emit_owners(table: Fds, image: Image) -> None:
-    for fd in {fd.description: fd for fd in reversed(table.fds)}.values():
+    for fd in _homed(table):
         owner = table.descriptions[fd.description].owner
         if owner is None:
             continue
@@ -324,13 +441,13 @@ def _emit_owners(table: Fds, image: Image) -> None:
 class _Emit:
     """Opens descriptions in the launcher; `slots` by index of the description."""
 
-    def __init__(self, table: Fds, image: Image) -> None:
+    def __init__(self, table: Fds, images: Sequence[Image]) -> None:
         self.table = table
-        self.image = image
-        self.opener = Opener(image)
+        self.images = images
+        self.image = images[0]
+        self.opener = Opener(self.image)
         self.opened: dict[int, Opened] = {}
         self.slots: dict[int, Slot] = {}
-        self.numbers = {fd.description: fd.number for fd in reversed(table.fds)}
 
     def open_all(self) -> dict[int, Slot]:
         for index in range(len(self.table.descriptions)):
@@ -342,15 +459,15 @@ class _Emit:
 
     def _open(self, index: int) -> Slot:
         state = self.table.descriptions[index].object
-        about = f"fd {self.numbers[index]}"
+        about = f"fd {self.table.descriptions[index].number}"
         if isinstance(state, InetSocket):
             return inet.emit(state, self.image, self.opener, about)
         if isinstance(state, UnixSocket):
             return self._open_unix(index, state, about)
         hint = FILE_HINT if isinstance(state, File) else ""
-        with self.image.about(_about(self.table, self.numbers[index], index), hint):
+        with self.image.about(_about(self.table, self.table.descriptions[index].number, index), hint):
             if isinstance(state, File):
-                return files.emit(state, self.image, self.opener)
+                return files.emit(state, self.images[self.table.homes[index]], self.opener)
             if isinstance(state, PipeEnd):
                 return self._open_pipe(state)
             if isinstance(state, Stdio):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -20,8 +21,8 @@ class Holder:
         return f"process {self.pid} '{self.name}'"
 
 
-def find(pid: int, wanted: frozenset[str]) -> dict[str, list[Holder]]:
-    """The fds of all processes but `pid` whose link is one of `wanted`.
+def find(pids: Collection[int], wanted: frozenset[str]) -> dict[str, list[Holder]]:
+    """The fds of all processes but `pids` whose link is one of `wanted`.
 
     Processes that end meanwhile, or that we may not look into, are passed over. Call it while this process
     holds no duplicates of the target's fds, or it finds itself.
@@ -30,7 +31,7 @@ def find(pid: int, wanted: frozenset[str]) -> dict[str, list[Holder]]:
     if not wanted:
         return found
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != pid:
+        if entry.isdigit() and int(entry) not in pids:
             for fd, link in links(int(entry)):
                 if link in wanted:
                     found[link].append(Holder(int(entry), name(int(entry)), fd))

@@ -59,15 +59,14 @@ def is_shareable(descriptor: Descriptor) -> bool:
     return any(" FLOCK " in line or " OFDLCK " in line for line in descriptor.lines)
 
 
-def emit(locks: tuple[Lock, ...], number: int, path: str, image: Image) -> None:
-    """Takes those of fd `number`; closing any fd of the file would release POSIX locks again (fcntl(2))."""
-    for lock in locks:
-        with image.about(f"fd {number}: lock of {path}", _TAKEN_HINT):
-            if lock.kind == "FLOCK":
-                how = fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH
-                image.main.syscall(NR.flock, number, how | fcntl.LOCK_NB)
-                continue
-            kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
-            data = image.data(_FLOCK.pack(kind, 0, lock.start, lock.length_bytes, 0))
-            command = _F_OFD_SETLK if lock.kind == "OFDLCK" else fcntl.F_SETLK
-            image.main.syscall(NR.fcntl, number, command, data)
+def emit(lock: Lock, number: int, path: str, image: Image) -> None:
+    """Takes it by fd `number`; closing any fd of the file would release POSIX locks again (fcntl(2))."""
+    with image.about(f"fd {number}: lock of {path}", _TAKEN_HINT):
+        if lock.kind == "FLOCK":
+            how = fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH
+            image.main.syscall(NR.flock, number, how | fcntl.LOCK_NB)
+            return
+        kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
+        data = image.data(_FLOCK.pack(kind, 0, lock.start, lock.length_bytes, 0))
+        command = _F_OFD_SETLK if lock.kind == "OFDLCK" else fcntl.F_SETLK
+        image.main.syscall(NR.fcntl, number, command, data)

@@ -24,14 +24,18 @@ _KINDS = {
 }
 
 
-def check(tracee: Tracee) -> None:
-    """Raises Refused naming each namespace of the target, or one of its threads, that is not ours."""
+def check(tracee: Tracee, root: Tracee) -> None:
+    """Raises Refused naming each namespace of the target, or one of its threads, that is not ours; its PID
+    namespace must be that of the tree's `root`.
+    """
     foreign = [name for kind, name in _KINDS.items() if _differs(tracee, kind)]
     if foreign:
         raise Refused(
             f"process {tracee.pid} has other namespaces than this command: {', '.join(foreign)}",
             f"run the command in them: nsenter -t {tracee.pid} -a",
         )
+    if tracee.process.link("ns/pid") != root.process.link("ns/pid"):
+        raise Refused(f"process {tracee.pid} has another PID namespace than its parents")
     if tracee.process.link("ns/pid") != tracee.process.link("ns/pid_for_children"):
         raise Refused(f"process {tracee.pid} has another PID namespace for its children")
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which fds lead outside the target: the streams that become restore's own stdio, what others hold."""
+"""Which fds lead outside the tree: the streams that become restore's own stdio, what others hold."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from restorer.native import kcmp
 from restorer.state import holders, locks, sockets, stdio
@@ -17,16 +18,34 @@ RESTORABLE_INODES = frozenset(
 
 
 class Outside:
-    """What is shared with other processes. `streams` are those of fds 0, 1 and 2 that lead outside."""
+    """What is shared with processes that are not of the tree. `found` are the fds of all of the tree, by
+    process.
+    """
 
-    def __init__(self, tracee: Tracee, found: list[Descriptor], own_sockets: frozenset[int]) -> None:
-        self.tracee = tracee
+    def __init__(
+        self, tracees: Sequence[Tracee], found: list[Descriptor], own_sockets: frozenset[int]
+    ) -> None:
+        self._tracees = {tracee.pid: tracee for tracee in tracees}
         self.found = found
         self.sockets = own_sockets
-        # Before any fd of the target is duplicated here, or this process counts as a holder.
-        self._holders = holders.find(tracee.pid, frozenset(one.link for one in found if _is_shareable(one)))
-        self.streams = {one.number: one for one in found if one.number <= 2 and self._leads_outside(one)}
-        self._links = {one.link for one in self.streams.values()}
+        # Before any fd of the targets is duplicated here, or this process counts as a holder.
+        self._holders = holders.find(
+            self._tracees, frozenset(one.link for one in found if _is_shareable(one))
+        )
+        self._streams: dict[int, dict[int, Descriptor]] = {pid: {} for pid in self._tracees}
+        for one in found:
+            if one.number <= 2 and self._leads_outside(one):
+                self._streams[one.pid][one.number] = one
+        self._links = {one.link for streams in self._streams.values() for one in streams.values()}
+
+    def streams(self, pid: int) -> dict[int, Descriptor]:
+        """Those of fds 0, 1 and 2 that lead outside: of the process, and where it has none, of the first
+        that has.
+        """
+        merged: dict[int, Descriptor] = {}
+        for streams in (self._streams[pid], *self._streams.values()):
+            merged |= {number: one for number, one in streams.items() if number not in merged}
+        return merged
 
     def is_stdio(self, descriptor: Descriptor) -> bool:
         """Whether restore gives its own stdin, stdout or stderr for this fd."""
@@ -38,7 +57,7 @@ class Outside:
         if descriptor.is_fifo and not descriptor.flags & os.O_PATH:
             return bool(self._holders[descriptor.link]) or not self._has_other_end(descriptor)
         if descriptor.link.startswith("socket:"):
-            return sockets.is_connection(self.tracee, descriptor, self.sockets)
+            return sockets.is_connection(self._tracees[descriptor.pid], descriptor, self.sockets)
         return False
 
     def _has_other_end(self, descriptor: Descriptor) -> bool:

@@ -12,11 +12,12 @@ import resource
 import struct
 
 from restorer import wire
-from restorer.program import CTL, SLOT, Image, Slot, exactly
-from restorer.state import credentials, threads
+from restorer.program import CTL, SLOT, STACK_BYTES, Image, Program, Slot, exactly
+from restorer.state import channel, credentials, threads
 from restorer.syscalls import NR
 
-_CLONE_VM, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x8000, 0x80000
+_CLONE_VM, _CLONE_PIDFD, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x1000, 0x8000, 0x80000
+_WALL = 0x40000000
 _PR_SET_NAME = 15
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 # CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
@@ -77,18 +78,47 @@ def filter_program() -> bytes:
 
 
 def emit_spawn(image: Image) -> None:
-    """Spawns the pager from the main program: the launcher's child, out of sight of the program's wait(2)."""
+    """Spawns the pager out of sight of the program's wait(2), and tells the launcher who it is.
+
+    The root's is the launcher's child by CLONE_PARENT. The parent of any other process is a program that
+    would find it among its children: there a short-lived process makes the pager, which by its end comes to
+    the launcher, a subreaper, or to the init of the PID namespace (find_new_reaper in kernel/exit.c).
+    """
     program = image.main
-    # With CLONE_PARENT the exit signal is the parent's, and must not be given (kernel_clone).
-    args = threads.clone_args(image, _CLONE_VM | _CLONE_PARENT | _CLONE_SETTLS)
     with image.about("the pager"):
         pidfd = program.call(NR.pidfd_open, program.call(NR.getpid), 0)
         program.syscall(NR.fcntl, pidfd, fcntl.F_DUPFD_CLOEXEC, image.fd_base, result=SLOT.pidfd)
         program.syscall(NR.close, pidfd)
-        program.store(args + threads.ARGS_STACK, SLOT.pager_stack)
-        program.store(args + threads.ARGS_STACK_BYTES, SLOT.pager_stack_bytes)
-        program.store(args + threads.ARGS_TLS, SLOT.pager_tls)
-        program.spawn(args, threads.CLONE_ARGS_BYTES, image.pager)
+        if image.index == 0:
+            # With CLONE_PARENT the exit signal is the parent's, and must not be given (kernel_clone).
+            _emit_clone(_CLONE_PARENT, image, program)
+        else:
+            _emit_midwife(image)
+
+
+def _emit_clone(flags: int, image: Image, program: Program) -> None:
+    args = threads.clone_args(image, _CLONE_VM | _CLONE_SETTLS | _CLONE_PIDFD | flags)
+    number = image.reserve(4)
+    program.store(args + threads.ARGS_PIDFD, number)
+    program.store(args + threads.ARGS_STACK, SLOT.pager_stack)
+    program.store(args + threads.ARGS_STACK_BYTES, SLOT.pager_stack_bytes)
+    program.store(args + threads.ARGS_TLS, SLOT.pager_tls)
+    program.spawn(args, threads.CLONE_ARGS_BYTES, image.pager)
+    pidfd = program.load(number, 4)
+    channel.emit_send(wire.MessageKind.PAGER, pidfd, image, program)
+    program.syscall(NR.close, pidfd)
+
+
+def _emit_midwife(image: Image) -> None:
+    program = image.helper(f"midwife of {image.main.name}")
+    assert program.stack is not None
+    args = threads.clone_args(image, _CLONE_VM)
+    image.main.store(args + threads.ARGS_STACK, program.stack + -STACK_BYTES)
+    image.main.store(args + threads.ARGS_STACK_BYTES, STACK_BYTES)
+    pid = image.main.spawn(args, threads.CLONE_ARGS_BYTES, program)
+    _emit_clone(0, image, program)
+    program.exit(0)
+    image.main.syscall(NR.wait4, pid, 0, _WALL, 0)
 
 
 def emit(state: credentials.Credentials, uffd: Slot, image: Image) -> None:
@@ -101,10 +131,12 @@ def emit(state: credentials.Credentials, uffd: Slot, image: Image) -> None:
         program.syscall(NR.close_range, wire.PagerFd.FDS, _CLOSE_ALL_ABOVE, 0)
         program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
         program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
+        # Out of the process group: it would keep the group alive, and be meant by signals to it.
+        program.syscall(NR.setsid)
         credentials.emit_pager(state, image)
         _emit_decoder(image)
         _emit_filter(image)
-        program.become_pager(0)
+        program.become_pager(image.index)
 
 
 def _emit_decoder(image: Image) -> None:

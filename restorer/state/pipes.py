@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import termios
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from restorer.errors import Refused
@@ -43,8 +44,8 @@ class PipeEnd:
     kind: str = "pipe"
 
 
-def capture(tracee: Tracee, ends: list[Descriptor]) -> Pipe:
-    """Describes the pipe whose descriptions in the target are `ends`, one descriptor each.
+def capture(tracees: Mapping[int, Tracee], ends: list[Descriptor]) -> Pipe:
+    """Describes the pipe whose descriptions in the `tracees` (by pid) are `ends`, one descriptor each.
 
     Raises Refused when an end was opened again through /proc, or when what is in it cannot be read.
     """
@@ -53,7 +54,8 @@ def capture(tracee: Tracee, ends: list[Descriptor]) -> Pipe:
     writers = [end for end in ends if end.access != os.O_RDONLY]
     if first.is_anonymous and (len(readers) > 1 or len(writers) > 1 or first.access == os.O_RDWR):
         raise ends[-1].refused("a pipe that was opened anew through /proc cannot be checkpointed")
-    with copied(tracee, (readers or writers)[0].number) as copy:
+    end = (readers or writers)[0]
+    with copied(tracees[end.pid], end.number) as copy:
         capacity_bytes = fcntl.fcntl(copy, fcntl.F_GETPIPE_SZ)
         packets = _peek(copy, capacity_bytes, first) if readers else ()
     packet_mode = any(end.flags & os.O_DIRECT for end in writers) or len(packets) > 1

@@ -1,40 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Session and process group.
-
-A leader leads again: a session of its own, or a group of its own in restore's session. Any other process
-joins restore's group, as a job of the shell that restore runs in. A session leader has no controlling
-terminal after a restore: a terminal belongs to one session, and that of restore keeps it.
-"""
+"""Session, process group and parent of one process; births.py puts those of a whole tree back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from restorer.program import Image
-from restorer.syscalls import NR
-from restorer.tracee import Tracee
+from restorer.procfs import Process
 
 
 @dataclass(frozen=True)
 class Session:
-    """`terminal` is the device number of the controlling terminal, 0 for none."""
+    """IDs as the program knows them, 0 for one outside of its PID namespace. `terminal` is the device
+    number of the controlling terminal, 0 for none; `exit_signal` is what the parent gets at the end, 0 for
+    nothing.
+    """
 
-    session_leader: bool
-    group_leader: bool
+    pid: int
+    session: int
+    group: int
     terminal: int
+    exit_signal: int
+
+    @property
+    def leads_session(self) -> bool:
+        """It made its session."""
+        return self.session == self.pid
+
+    @property
+    def leads_group(self) -> bool:
+        """It made its process group."""
+        return self.group == self.pid
 
 
-def capture(tracee: Tracee) -> Session:
-    """From /proc/PID/stat."""
-    stat = tracee.process.stat
-    return Session(stat.session == tracee.pid, stat.pgrp == tracee.pid, stat.tty_nr & 0xFFFFFFFF)
-
-
-def emit(state: Session, image: Image) -> None:
-    """Makes the session or the group."""
-    if state.session_leader:
-        with image.about("session"):
-            image.main.syscall(NR.setsid)
-    elif state.group_leader:
-        with image.about("process group"):
-            image.main.syscall(NR.setpgid, 0, 0)
+def capture(process: Process) -> Session:
+    """From /proc/PID/stat and status; also of a zombie."""
+    status, stat = process.status, process.stat
+    return Session(
+        pid=status.nspid,
+        session=int(status.fields["NSsid"].split()[-1]),
+        group=int(status.fields["NSpgid"].split()[-1]),
+        terminal=stat.tty_nr & 0xFFFFFFFF,
+        exit_signal=stat.exit_signal,
+    )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from restorer.errors import Refused, RestorerError
 from restorer.procfs import Process
@@ -12,13 +12,13 @@ from restorer.state import holders
 from restorer.state.contents import Content, kind_of
 
 
-def check(pid: int, found: Iterable[Content]) -> None:
-    """Raises Refused that names every one of `found` which another process than `pid` has, too."""
+def check(pids: Collection[int], found: Iterable[Content]) -> None:
+    """Raises Refused that names every one of `found` which another process than `pids` has, too."""
     by_file = {(one.dev, one.inode): one for one in found}
     if not by_file:
         return
     shared: dict[Content, str] = {}
-    for other, dev, inode in _others(pid, by_file):
+    for other, dev, inode in _others(pids, by_file):
         content = by_file.get((dev, inode))
         if content is not None:
             shared.setdefault(content, other)
@@ -27,11 +27,11 @@ def check(pid: int, found: Iterable[Content]) -> None:
         raise Refused("; ".join(reasons), "end that process first")
 
 
-def _others(pid: int, by_file: dict[tuple[int, int], Content]) -> Iterator[tuple[str, int, int]]:
+def _others(pids: Collection[int], by_file: dict[tuple[int, int], Content]) -> Iterator[tuple[str, int, int]]:
     """(process, device, inode) of the files without a name that others have."""
     inodes = {inode for _, inode in by_file}
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) not in (pid, os.getpid()):
+        if entry.isdigit() and int(entry) not in (*pids, os.getpid()):
             for dev, inode in (*_mapped(int(entry), inodes), *_open(int(entry))):
                 yield _describe(int(entry)), dev, inode
 

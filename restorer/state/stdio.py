@@ -48,7 +48,7 @@ def capture(descriptor: Descriptor, outside: dict[int, Descriptor]) -> Stdio:
 
     Raises Refused when the fd matches none of them.
     """
-    if descriptor.number in outside:
+    if outside.get(descriptor.number, descriptor).pid == descriptor.pid and descriptor.number in outside:
         return Stdio(STREAMS[descriptor.number], descriptor.link)
     for number in _preference(descriptor):
         if number in outside and _matches(descriptor, outside[number]):

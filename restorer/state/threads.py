@@ -19,7 +19,8 @@ from restorer.tracee import Thread, Tracee
 
 # struct clone_args, up to cgroup: eleven u64
 CLONE_ARGS_BYTES = 88
-ARGS_STACK, ARGS_STACK_BYTES, ARGS_TLS, ARGS_SET_TID, _ARGS_SET_TID_COUNT = 40, 48, 56, 64, 72
+ARGS_PIDFD, ARGS_EXIT_SIGNAL = 8, 32
+ARGS_STACK, ARGS_STACK_BYTES, ARGS_TLS, ARGS_SET_TID, ARGS_SET_TID_COUNT = 40, 48, 56, 64, 72
 _CLONE_ARGS = struct.Struct("<11Q")
 
 _CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
@@ -94,7 +95,7 @@ def emit_spawn(state: tuple[ThreadState, ...], image: Image) -> None:
             image.main.store(args + ARGS_STACK, program.stack + -STACK_BYTES)
             image.main.store(args + ARGS_STACK_BYTES, STACK_BYTES)
             image.main.store(args + ARGS_SET_TID, image.data(struct.pack("<i", thread.tid)))
-            image.main.store(args + _ARGS_SET_TID_COUNT, 1)
+            image.main.store(args + ARGS_SET_TID_COUNT, 1)
             image.main.spawn(args, CLONE_ARGS_BYTES, program)
 
 

@@ -22,17 +22,9 @@ _NO_LAM = (1 << 64) - 1
 
 def check(tracee: Tracee) -> None:
     """Raises Refused with all reasons, separated by "; "."""
-    reasons = [*_children(tracee), *_threads(tracee), *_others(tracee)]
+    reasons = [*_threads(tracee), *_others(tracee)]
     if reasons:
         raise Refused(f"process {tracee.pid} cannot be checkpointed: {'; '.join(reasons)}")
-
-
-def _children(tracee: Tracee) -> Iterator[str]:
-    children = tracee.process.children()
-    if children:
-        names = ", ".join(f"{pid} '{_name(pid)}'" for pid in children[:3])
-        more = f" and {len(children) - 3} more" if len(children) > 3 else ""
-        yield f"it has child processes ({names}{more}), and trees are not supported yet"
 
 
 def _name(pid: int) -> str:

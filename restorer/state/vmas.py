@@ -195,7 +195,7 @@ def emit(state: Vmas, image: Image, carried: Contents = NO_CONTENTS) -> None:
     places = dict(carried.files)
     for mapping in state.mappings:
         with image.about(f"memory at {mapping.vma}"):
-            _emit_map(mapping, 0 if mapping.content is None else places[mapping.content], image)
+            _emit_map(mapping, 0 if mapping.content is None else places.get(mapping.content, 0), image)
             _emit_advice(mapping, image)
 
 

@@ -226,6 +226,7 @@ class Program:
         self.executable = executable
         self.workdir = workdir
         self.process: subprocess.Popen[bytes] | None = None
+        self.below: list[int] = []
 
     @property
     def pid(self) -> int:
@@ -245,6 +246,7 @@ class Program:
         ready = self.workdir / "ready"
         wait_until(lambda: ready.exists() or self.ended, f"{self.name} to be ready")
         assert ready.exists(), f"{self.name} ended before it was ready: {self.outcome()}"
+        self.below = descendants(self.pid)
 
     @property
     def ended(self) -> bool:
@@ -273,9 +275,15 @@ class Program:
             (self.workdir / name).unlink(missing_ok=True)
 
     def reap(self) -> int:
-        """The exit code of the program as started (-N after signal N)."""
+        """The exit code of the program as started (-N after signal N). Its children, orphans then, are
+        reaped too.
+        """
         assert self.process is not None
-        return self.process.wait(20)
+        code = self.process.wait(20)
+        for pid in self.below:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        return code
 
 
 def build(program: str) -> Path:

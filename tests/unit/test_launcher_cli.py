@@ -75,13 +75,14 @@ def write_image(store: Path, name: str, change: ImageChange = missing_file, **fi
             vdso_syscall=0x7FFFF0000000,
             flags=0,
             segments=(Segment(0x7000000, 0x8000000, 5, 3),),
+            bases=((fields.get("base", BASE), fields.get("base_bytes", BASE_BYTES)),),
         )
         header = Header(
             image_id=writer.image_id,
-            bases=((fields.get("base", BASE), fields.get("base_bytes", BASE_BYTES)),),
             xfeatures=fields.get("xfeatures", 3),
             xstate_bytes=fields.get("xstate_bytes", 512),
-            process=process,
+            processes=(process,),
+            pids=(process.pid,),
             manifest=b"{}",
         )
         writer.commit(image.seal(header))

@@ -25,14 +25,15 @@ def build() -> bytes:
     image.main.syscall(9999, 1)
     image.main.add(CTL.ready)
     image.main.spawn(image.data(bytes(88)), 88, image.pager)
-    return image.seal(Header(1, ((1 << 30, 4096),), 3, 576, ProcessEntry(1, 2, 0, 0, 0, 0, ()), b"{}"))
+    entry = ProcessEntry(1, 2, 0, 0, 0, 0, (), ((1 << 30, 4096),))
+    return image.seal(Header(1, 3, 576, (entry,), (1,), b"{}"))
 
 
 def test_lines_read_like_strace() -> None:
     lines = list(plan_lines(build()))
     assert lines[0] == "program 0 'shared', 2 ops:"
-    assert lines[1] == ('    openat(AT_FDCWD, "/srv/app.log", 0x402, 0) = $33   # fd 5: /srv/app.log')
-    assert lines[2] == "    check_eq($33, 5) unless --force-files"
+    assert lines[1] == ('    openat(AT_FDCWD, "/srv/app.log", 0x402, 0) = $34   # fd 5: /srv/app.log')
+    assert lines[2] == "    check_eq($34, 5) unless --force-files"
     assert lines[3] == "program 1 'main 123', 6 ops:"
     assert lines[4] == "    syscall[$uffd_nr]($uffd_arg0) or -1"
     assert lines[5] == "    munmap(0, $region)"

@@ -26,12 +26,13 @@ from restorer.program import (
 from restorer.syscalls import NAMES, NR
 
 SEGMENTS = (Segment(0x10000, 0x20000, 1, 3), Segment(0x20000, 0x21000, 2, 1))
+BASES = ((0x10000000, 0x200000), (0x7F0000000000, 0x100000))
 HEADER = Header(
     image_id=7,
-    bases=((0x10000000, 0x200000), (0x7F0000000000, 0x100000)),
     xfeatures=0x2E7,
     xstate_bytes=2696,
-    process=ProcessEntry(123, 8, 5, 0xABCD, 0x7FFF0000, 1, SEGMENTS),
+    processes=(ProcessEntry(123, 8, 5, 0xABCD, 0x7FFF0000, 1, SEGMENTS, BASES),),
+    pids=(123, 124),
     manifest=b'{"pid": 123}',
 )
 
@@ -122,13 +123,15 @@ def test_header_and_process() -> None:
     assert header.image_bytes == len(blob.bytes)
     assert header.memory_bytes % 4096 == 0
     assert header.memory_bytes >= len(blob.bytes) + 3 * STACK_BYTES
-    assert list(header.bases)[:3] == [0x10000000, 0x7F0000000000, 0]
-    assert list(header.base_bytes)[:3] == [0x200000, 0x100000, 0]
     assert (header.xfeatures, header.xstate_bytes, header.fd_base) == (0x2E7, 2696, 100)
     assert blob.bytes[header.manifest_offset :] == HEADER.manifest
     process = blob.at("struct wr_process", header.processes_offset)
     assert (process.pid, process.threads, process.map_id, process.records_count) == (123, 3, 8, 5)
     assert (process.main_program, process.pager_program, process.flags) == (1, 4, 1)
+    assert list(process.bases)[:3] == [0x10000000, 0x7F0000000000, 0]
+    assert list(process.base_bytes)[:3] == [0x200000, 0x100000, 0]
+    pids = [blob.at("int32_t", header.pids_offset, i) for i in range(header.pids_count)]
+    assert pids == [123, 124]
     segments = [
         blob.at("struct wr_segment", process.segments_offset, i) for i in range(process.segments_count)
     ]
@@ -236,7 +239,7 @@ def test_ports() -> None:
 
 def test_slots_run_out_in_words() -> None:
     image = Image()
-    with pytest.raises(Refused, match="more open files and mapped files"):
+    with pytest.raises(Refused, match="more files open and mapped"):
         for _ in range(wire.SLOTS):
             image.slot()
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 
 from restorer import wire
+from restorer.errors import Refused
 from restorer.ops import Op
 from restorer.program import Image, Program, ok_or
-from restorer.state import credentials, epolls, inet, itimers, multicast, pipes, rlimits, scheduling, session
+from restorer.state import births, credentials, epolls, inet, itimers, multicast, pipes, rlimits, scheduling
 from restorer.state.credentials import Credentials
 from restorer.state.itimers import Itimer, Itimers
 from restorer.state.opening import Opener
@@ -92,7 +93,7 @@ def test_a_listening_port_may_be_published() -> None:
     image = Image()
     state = inet.InetSocket(2, 1, 6, "listening", ("0.0.0.0", 80, 0), None, 128, 0, (), os.O_RDWR)
     inet.emit(state, image, Opener(image), "fd 3")
-    assert [protocol for _, protocol in image._ports] == [socket.IPPROTO_TCP]
+    assert [protocol for _, protocol in image.builder._ports] == [socket.IPPROTO_TCP]
     assert calls(image.shared, NR.listen)[0].args[1] == 128
     set_options = [op.args[2] for op in calls(image.shared, NR.setsockopt)]
     assert set_options == [2, 2], "SO_REUSEADDR for the bind, and back again"
@@ -135,18 +136,66 @@ def test_ids_change_before_capabilities() -> None:
     assert numbers.index(NR.setresuid) < numbers.index(NR.capset)
 
 
+def family(*sessions: tuple[int, int, int], parents: tuple[int, ...]) -> births.Births:
+    """A tree of (pid, session, group); what capture works out of it."""
+    states = [Session(pid, own, group, 0, 17) for pid, own, group in sessions]
+    before = births._forked_before(states, parents)
+    return births.Births(
+        tuple(
+            births.Birth(
+                parent,
+                state,
+                tuple(k for k, up in enumerate(parents) if up == i and k in before),
+                tuple(k for k, up in enumerate(parents) if up == i and k not in before),
+                (),
+                tuple(group for group, home in births._lost_groups(states, []).items() if home == i),
+            )
+            for i, (state, parent) in enumerate(zip(states, parents, strict=True))
+        )
+    )
+
+
+def images_of(tree: births.Births) -> list[Image]:
+    root = Image()
+    images = [root, *(Image(root=root, name=f"main {i}") for i in range(1, len(tree.processes)))]
+    births.emit(tree, images, ["name"] * len(images))
+    return images
+
+
 def test_only_leaders_get_a_session_or_a_group() -> None:
-    for leader, group, number in ((True, True, NR.setsid), (False, True, NR.setpgid), (False, False, None)):
-        image = Image()
-        session.emit(Session(leader, group, 0), image)
+    for own, group, number in ((7, 7, NR.setsid), (1, 7, NR.setpgid), (1, 1, None)):
+        (image,) = images_of(family((7, own, group), parents=(-1,)))
         assert [op.nr for op in image.main.ops] == ([] if number is None else [number])
+
+
+def test_a_child_of_the_former_session_is_forked_first() -> None:
+    tree = family((7, 7, 7), (8, 1, 1), (9, 7, 7), parents=(-1, 0, 0))
+    kinds = [
+        "fork" if op.kind is wire.OpKind.FORK else "setsid"
+        for op in images_of(tree)[0].main.ops
+        if op.kind is wire.OpKind.FORK or op.nr == NR.setsid
+    ]
+    assert kinds == ["fork", "setsid", "fork"]
+    assert (tree.processes[0].before, tree.processes[0].after) == ((1,), (2,))
+
+
+def test_a_session_that_no_parent_was_in_is_refused() -> None:
+    with pytest.raises(Refused, match="process 9 is in session 1, which its parent has never been in"):
+        family((7, 7, 7), (8, 8, 8), (9, 1, 1), parents=(-1, 0, 1))
+
+
+def test_a_group_without_its_leader_gets_a_placeholder() -> None:
+    tree = family((7, 7, 7), (8, 7, 99), (9, 7, 99), parents=(-1, 0, 0))
+    assert [one.placeholders for one in tree.processes] == [(99,), (), ()]
+    assert tree.tasks == 4
+    assert set(tree.pids) == {7, 8, 9, 99}
 
 
 def test_a_limit_that_cannot_be_raised_names_the_way_out() -> None:
     image = Image()
     rlimits.emit(rlimits.Rlimits((rlimits.Rlimit(7, 1024, 4096),)), image)
-    text, hint = image._objects[0]
-    strings = bytes(image._strings)
+    text, hint = image.builder._objects[0]
+    strings = bytes(image.builder._strings)
     assert strings[text.offset :].startswith(b"resource limit 'Max open files'\0")
     assert b"at least 4096" in strings[hint.offset :].split(b"\0")[0]
 

@@ -16,7 +16,7 @@ from restorer.store_format import KEY
 from restorer.store_hot import BLOCK, BLOCK_BYTES, BLOCK_CHUNKS, HOT, RECORDING, USE, check_hot
 from tests.unit.test_store import mask_of, pages, seal
 
-GOLDEN = Path(__file__).parent / "golden" / "store-2.mdb.zst"
+GOLDEN = Path(__file__).parent / "golden" / "store-3.mdb.zst"
 EAGER = 2  # the record that must be there before resume
 
 
@@ -44,7 +44,7 @@ def record(store: Store, name: str, uses: list[tuple[int, int]], tag: str = "1")
 
 def packed(store: Store, name: str) -> tuple[list[int], int]:
     """The chunks of the working set in order, and how many of them come before resume."""
-    value = store.snapshot.get("hot", KEY.pack(store.ref(name).image_id))
+    value = store.snapshot.get("hot", KEY.pack(process_of(store, name).map_id))
     assert value is not None
     raw = zstandard.ZstdDecompressor().decompressobj().decompress(value)
     _, _, _, blocks, chunks, eager_blocks = HOT.unpack_from(raw)
@@ -141,18 +141,6 @@ def test_verify_compares_pages(store: Store) -> None:
         check_hot(store, store.ref("demo").image_id, process, chunks)
 
 
-def test_a_store_of_format_1_becomes_2_with_its_first_working_set(store: Store) -> None:
-    with store.changing() as txn:
-        txn.put(b"version", (1).to_bytes(4, "little"), db=store.env.open_db(b"meta", txn=txn))
-        txn.commit()
-    store.check_version()
-    store.optimize("demo")
-    assert store.snapshot.get("meta", b"version") == (1).to_bytes(4, "little")
-    record(store, "demo", [(1, 1)])
-    store.optimize("demo")
-    assert store.snapshot.get("meta", b"version") == (2).to_bytes(4, "little")
-
-
 def sample(folder: Path) -> None:
     """A store with one image and its working set."""
     with open_store(folder, create=True) as store:
@@ -162,7 +150,7 @@ def sample(folder: Path) -> None:
 
 
 def test_golden(tmp_path: Path) -> None:
-    """A store written by format 2."""
+    """A store written by format 3."""
     (tmp_path / "data.mdb").write_bytes(zstandard.decompress(GOLDEN.read_bytes()))
     with open_store(tmp_path) as store:
         assert packed(store, "demo") == ([EAGER, 5, 0, 3], 3)

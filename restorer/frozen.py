@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Holding a whole process tree still.
+
+From the root down: a process that is held makes no more children, so that a pass over the children of all
+who are held which finds no new one has found all. Whoever ends meanwhile leaves its own children to an
+ancestor that is held and a subreaper, or to one outside, and then they are of the tree no more, as they
+would not be a moment later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from restorer.errors import ProcessError, Refused, RestorerError
+from restorer.procfs import Process
+from restorer.tracee import Tracee, seize
+
+__all__ = ["Frozen", "seize_tree"]
+
+_DEAD = "ZX"
+
+
+@dataclass
+class Frozen:
+    """The root first, every process after its parent; `zombies` are dead children that nobody has waited
+    for.
+    """
+
+    tracees: list[Tracee] = field(default_factory=list)
+    zombies: list[int] = field(default_factory=list)
+
+    @property
+    def root(self) -> Tracee:
+        """The process that was named."""
+        return self.tracees[0]
+
+    @property
+    def pids(self) -> list[int]:
+        """Those that live, as seen from here."""
+        return [tracee.pid for tracee in self.tracees]
+
+    @property
+    def threads(self) -> int:
+        """Of all of them."""
+        return sum(len(tracee.threads) for tracee in self.tracees)
+
+    def kill(self) -> None:
+        """SIGKILL to all; waits until they are gone. Nothing works after."""
+        for tracee in reversed(self.tracees):
+            tracee.kill()
+
+
+@contextmanager
+def seize_tree(pid: int) -> Iterator[Frozen]:
+    """Stops process `pid` and all that descend from it; on leaving, lets them go with nothing changed.
+
+    Raises as `seize` does, with the whole tree running as before.
+    """
+    frozen = Frozen()
+    with ExitStack() as stack:
+        frozen.tracees.append(stack.enter_context(seize(pid)))
+        while _seize_children(frozen, stack):
+            continue
+        frozen.zombies = sorted(child for child in _children(frozen) if child not in frozen.pids)
+        yield frozen
+
+
+def _seize_children(frozen: Frozen, stack: ExitStack) -> bool:
+    """Whether there was a living child that was not held yet."""
+    held, found = set(frozen.pids), False
+    for child in _children(frozen):
+        if child not in held and not _is_dead(child):
+            found = _seize_child(child, frozen, stack) or found
+    return found
+
+
+def _children(frozen: Frozen) -> Iterator[int]:
+    for tracee in frozen.tracees:
+        yield from tracee.process.children()
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        status = Process(pid).status
+    except ProcessError:
+        return True
+    return status.state in _DEAD and status.threads <= 1
+
+
+def _seize_child(pid: int, frozen: Frozen, stack: ExitStack) -> bool:
+    try:
+        frozen.tracees.append(stack.enter_context(seize(pid)))
+    except ProcessError:
+        if _is_dead(pid):
+            return True
+        raise
+    except RestorerError as error:
+        raise Refused(f"child process: {error.cause}", error.hint) from None
+    return True

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree: who forks whom, and in which sessions and process groups they end.
+
+A process forks its children before it does anything else, while it still has the regions of all of them. A
+session can be made, not joined: a child that is of its parent's former session is forked before the parent
+calls setsid(2), the others after. Process groups are joined once all leaders are there; for a group whose
+leader has ended, and been reaped, a *placeholder* with that ID leads it until all have joined. Zombies are
+forked too, and end at once.
+
+The root, where it leads none, joins the session and the group of `restore`, as a job of the shell that it
+runs in; so do those of the tree that were in the same ones.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from restorer import wire
+from restorer.errors import Refused
+from restorer.procfs import Process
+from restorer.program import STAGE, Data, Image, Program, Slot, ok_or
+from restorer.state import channel, session, threads
+from restorer.state.session import Session
+from restorer.syscalls import NR
+
+_CLONE_PIDFD, _CLONE_CLEAR_SIGHAND = 0x1000, 0x100000000
+_WEXITED_NOWAIT_WALL = 0x41000004
+_WALL = 0x40000000
+_P_PID = 1
+_PR_SET_NAME = 15
+_SIG_UNBLOCK, _SIGSET_BYTES = 1, 8
+_HINT = "is its id taken? then restore with --pid ns"
+
+
+@dataclass(frozen=True)
+class Zombie:
+    """A child that has ended and was not yet waited for. `status` is that of wait(2), `uid` its real user
+    id.
+    """
+
+    name: str
+    session: Session
+    status: int
+    uid: int
+
+
+@dataclass(frozen=True)
+class Birth:
+    """One process: the index of its parent, -1 for the root, its dead children, and the groups that a
+    placeholder has to lead; `before` are children (indices) that are forked before it makes its session,
+    `after` the others.
+    """
+
+    parent: int
+    session: Session
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    zombies: tuple[Zombie, ...]
+    placeholders: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Births:
+    """A tree, parents before their children."""
+
+    processes: tuple[Birth, ...]
+
+    @property
+    def tasks(self) -> int:
+        """How many processes are made, those that do not live long among them."""
+        return sum(1 + len(one.zombies) + len(one.placeholders) for one in self.processes)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All IDs that are chosen."""
+        found: list[int] = []
+        for one in self.processes:
+            found += (one.session.pid, *(zombie.session.pid for zombie in one.zombies), *one.placeholders)
+        return tuple(found)
+
+
+def capture(pids: Sequence[int], zombies: Sequence[int]) -> Births:
+    """Of frozen processes, the root first, each after its parent, and of their dead children. Raises
+    Refused for a session that cannot be made again.
+    """
+    processes = [Process(pid) for pid in pids]
+    sessions = [session.capture(process) for process in processes]
+    index_of = {pid: index for index, pid in enumerate(pids)}
+    parents = [-1, *(index_of[process.status.ppid] for process in processes[1:])]
+    dead: list[list[Zombie]] = [[] for _ in pids]
+    for pid in zombies:
+        dead[index_of[Process(pid).status.ppid]].append(_zombie(Process(pid)))
+    before = _forked_before(sessions, parents)
+    lost = _lost_groups(sessions, [one.session for each in dead for one in each])
+    return Births(
+        tuple(
+            Birth(
+                parent=parents[index],
+                session=sessions[index],
+                before=tuple(k for k in _children(parents, index) if k in before),
+                after=tuple(k for k in _children(parents, index) if k not in before),
+                zombies=tuple(dead[index]),
+                placeholders=tuple(group for group, home in lost.items() if home == index),
+            )
+            for index in range(len(pids))
+        )
+    )
+
+
+def _children(parents: Sequence[int], index: int) -> Iterator[int]:
+    return (child for child, parent in enumerate(parents) if parent == index)
+
+
+def _zombie(process: Process) -> Zombie:
+    status, stat = process.status, process.stat
+    if os.WCOREDUMP(stat.exit_code):
+        raise Refused(
+            f"process {process.pid} '{status.name}' has dumped core and was not waited for",
+            "wait for it first",
+        )
+    return Zombie(process.comm(), session.capture(process), stat.exit_code, status.uids.real)
+
+
+def _forked_before(sessions: Sequence[Session], parents: Sequence[int]) -> set[int]:
+    """Children of session leaders that are of the session their parent was born in."""
+    led = {one.session for one in sessions if one.leads_session}
+    born: list[int | None] = [None]
+    before: set[int] = set()
+    for index, parent in list(enumerate(parents))[1:]:
+        own, above = sessions[index], sessions[parent]
+        # None stands for the session of `restore`, which takes the place of any that is led by nobody here.
+        wanted = own.session if own.session in led else None
+        final = above.session if above.session in led else None
+        if own.leads_session or wanted == final:
+            born.append(final)
+        elif above.leads_session and wanted == born[parent]:
+            before.add(index)
+            born.append(wanted)
+        else:
+            raise Refused(
+                f"process {own.pid} is in session {own.session}, which its parent has never been in",
+                "end it first",
+            )
+    return before
+
+
+def _lost_groups(sessions: Sequence[Session], zombies: Sequence[Session]) -> dict[int, int]:
+    """Group whose leader is gone -> index of the process that makes a placeholder for it: one of its
+    session.
+    """
+    led = {one.pid for one in (*sessions, *zombies) if one.leads_group}
+    outside = {sessions[0].group} - led
+    lost: dict[int, int] = {}
+    for one in (*sessions, *zombies):
+        if one.group not in led and one.group not in outside and one.group:
+            home = next(index for index, other in enumerate(sessions) if other.session == one.session)
+            lost.setdefault(one.group, home)
+    return lost
+
+
+def emit(births: Births, images: Sequence[Image], names: Sequence[str]) -> None:
+    """Forks everybody: the first ops of each main program. `names` are for messages."""
+    for one, image in zip(births.processes, images, strict=True):
+        for child in one.before:
+            _emit_child(births, child, image, images[child], names[child])
+        if one.session.leads_session:
+            with image.about("session"):
+                image.main.syscall(NR.setsid)
+        for child in one.after:
+            _emit_child(births, child, image, images[child], names[child])
+        for zombie in one.zombies:
+            _emit_zombie(births, zombie, image)
+        image.own.update(
+            {("placeholder", group): _emit_placeholder(births, group, image) for group in one.placeholders}
+        )
+        if one.session.leads_group and not one.session.leads_session:
+            with image.about("process group"):
+                image.main.syscall(NR.setpgid, 0, 0)
+
+
+def _clone_args(image: Image, program: Program, flags: int, pid: int, exit_signal: int) -> Data:
+    args = threads.clone_args(image, flags)
+    program.store(args + threads.ARGS_EXIT_SIGNAL, exit_signal)
+    program.store(args + threads.ARGS_SET_TID, image.data(struct.pack("<i", pid)))
+    program.store(args + threads.ARGS_SET_TID_COUNT, 1)
+    return args
+
+
+def _emit_child(births: Births, child: int, image: Image, born: Image, name: str) -> None:
+    one, program = births.processes[child].session, image.main
+    with image.about(f"process {one.pid} '{name}'", _HINT):
+        args = _clone_args(image, program, _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND, one.pid, one.exit_signal)
+        number = image.reserve(4)
+        program.store(args + threads.ARGS_PIDFD, number)
+        program.fork(args, threads.CLONE_ARGS_BYTES, born.main, child)
+        pidfd = program.load(number, 4)
+    channel.emit_send(wire.MessageKind.BORN, pidfd, image, program, born.channel)
+    program.syscall(NR.close, pidfd)
+
+
+def _emit_zombie(births: Births, zombie: Zombie, image: Image) -> None:
+    own = zombie.session
+    program = image.helper(f"zombie {own.pid}")
+    with image.about(f"zombie {own.pid} '{zombie.name}'", _HINT):
+        args = _clone_args(image, image.main, _CLONE_CLEAR_SIGHAND, own.pid, own.exit_signal)
+        image.main.fork(args, threads.CLONE_ARGS_BYTES, program, image.index)
+        if own.leads_session:
+            program.syscall(NR.setsid)
+        elif own.leads_group:
+            program.syscall(NR.setpgid, 0, 0)
+        program.syscall(NR.prctl, _PR_SET_NAME, image.string(zombie.name))
+        _emit_meet_groups(births, own, program)
+        program.add(STAGE.grouped)
+        program.syscall(NR.setresuid, zombie.uid, -1, -1)
+        if os.WIFSIGNALED(zombie.status):
+            number = os.WTERMSIG(zombie.status)
+            program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
+            mask = image.data((1 << (number - 1)).to_bytes(8, "little"))
+            pid = program.call(NR.getpid)
+            program.syscall(NR.kill, pid, number)
+            program.syscall(NR.rt_sigprocmask, _SIG_UNBLOCK, mask, 0, _SIGSET_BYTES)
+        else:
+            program.exit(os.WEXITSTATUS(zombie.status))
+
+
+def _emit_placeholder(births: Births, group: int, image: Image) -> Slot:
+    program = image.helper(f"placeholder of group {group}")
+    with image.about(f"process group {group}", _HINT):
+        # No exit signal: the program must not be told of the end of a child it never had.
+        args = _clone_args(image, image.main, _CLONE_CLEAR_SIGHAND, group, 0)
+        pid = image.main.fork(args, threads.CLONE_ARGS_BYTES, program, image.index)
+        program.syscall(NR.setpgid, 0, 0)
+        program.add(STAGE.born)
+        program.wait(STAGE.born, births.tasks)
+        program.add(STAGE.grouped)
+        program.wait(STAGE.grouped, births.tasks)
+        program.exit(0)
+    return pid
+
+
+def _emit_meet_groups(births: Births, own: Session, program: Program) -> None:
+    """Waits until all IDs are taken, by threads too, then joins the group."""
+    led = {one.session.pid for one in births.processes if one.session.leads_group}
+    led |= {
+        zombie.session.pid for one in births.processes for zombie in one.zombies if zombie.session.leads_group
+    }
+    led |= {group for one in births.processes for group in one.placeholders}
+    program.add(STAGE.born)
+    program.wait(STAGE.born, births.tasks)
+    if own.group in led and not own.leads_group:
+        program.syscall(NR.setpgid, 0, own.group)
+
+
+def emit_groups(births: Births, image: Image) -> None:
+    """After the threads have been made: from here on nobody needs an ID of its own choice."""
+    if births.tasks == 1:
+        return
+    own = births.processes[image.index].session
+    with image.about(f"process group {own.group}"):
+        _emit_meet_groups(births, own, image.main)
+
+
+def emit_settled(births: Births, image: Image) -> None:
+    """After the pager has been made: waits until all groups are joined and all pagers have gone to the
+    launcher, then sees its dead children dead.
+
+    What they and placeholders have left pending is taken away: pending.py puts back what was pending.
+    """
+    if births.tasks == 1:
+        return
+    one, program = births.processes[image.index], image.main
+    program.add(STAGE.grouped)
+    program.wait(STAGE.grouped, births.tasks)
+    for group in one.placeholders:
+        with image.about(f"process group {group}"):
+            program.syscall(NR.wait4, image.own["placeholder", group], 0, _WALL, 0)
+    for zombie in one.zombies:
+        own = zombie.session
+        with image.about(f"zombie {own.pid} '{zombie.name}'"):
+            program.syscall(NR.waitid, _P_PID, own.pid, 0, _WEXITED_NOWAIT_WALL, 0)
+            if own.exit_signal:
+                mask = image.data((1 << (own.exit_signal - 1)).to_bytes(8, "little"))
+                timeout = image.data(bytes(16))
+                program.syscall(
+                    NR.rt_sigtimedwait, mask, 0, timeout, _SIGSET_BYTES, expect=ok_or(errno.EAGAIN)
+                )
