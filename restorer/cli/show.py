@@ -15,7 +15,7 @@ _FIELDS = ("name", "id", "pid", "command", "memory_bytes", "stored_bytes", "crea
 
 
 def command(name: NameArgument, json: JsonOption = False, store: StoreOption = None) -> None:
-    """Show what image NAME holds: the process, its threads, descriptors and memory."""
+    """Show what image NAME holds: the processes, their threads, descriptors and memory."""
     with open_store(store_path(store)) as opened:
         image = opened.info(name)
     if json:
@@ -26,14 +26,29 @@ def command(name: NameArgument, json: JsonOption = False, store: StoreOption = N
 
 def image_tree(image: ImageInfo) -> report.Node:
     """The tree that `show` prints."""
-    state: dict[str, Any] = image.manifest.get("state", {})
-    stopped = ", stopped" if state.get("stopped") else ""
     root = report.Node(f"{image.name}, of {report.time_text(image.created)}")
-    process = root.add(f"process {image.pid}{stopped}: {report.command_text([image.command], 80)}")
+    first = image.manifest | {"pid": image.pid, "command": image.command}
+    parts: list[dict[str, Any]] = [first, *image.manifest.get("descendants", [])]
+    births: list[dict[str, Any]] = image.manifest.get("births", {}).get("processes", [])
+    nodes: list[report.Node] = []
+    for index, part in enumerate(parts):
+        birth: dict[str, Any] = births[index] if index < len(births) else {"parent": -1, "zombies": []}
+        above = root if birth["parent"] < 0 else nodes[birth["parent"]]
+        nodes.append(_add_process(above, part))
+        for zombie in birth["zombies"]:
+            nodes[-1].add(f"zombie {zombie['session']['pid']}: {report.command_text([zombie['name']])}")
+    return root
+
+
+def _add_process(above: report.Node, part: dict[str, Any]) -> report.Node:
+    state: dict[str, Any] = part.get("state", {})
+    stopped = ", stopped" if state.get("stopped") else ""
+    pid, command_line = part.get("pid", 0), report.command_text([part.get("command", "")], 80)
+    process = above.add(f"process {pid}{stopped}: {command_line}")
     _add_threads(process, state.get("threads", []))
     _add_descriptors(process, state.get("fds", {}))
-    _add_memory(process, image, state.get("memory", {}).get("mappings", []))
-    return root
+    _add_memory(process, part.get("summary", {}), state.get("memory", {}).get("mappings", []))
+    return process
 
 
 def _add_threads(process: report.Node, parts: list[dict[str, Any]]) -> None:
@@ -61,8 +76,9 @@ def _object_text(opened: dict[str, Any]) -> str:
     return " ".join(words + ([f"{local[0]}:{local[1]}"] if opened["kind"] == "inet" and local else []))
 
 
-def _add_memory(process: report.Node, image: ImageInfo, mappings: list[dict[str, Any]]) -> None:
-    sizes = f"{report.bytes_text(image.memory_bytes)} stored in {report.bytes_text(image.stored_bytes)}"
+def _add_memory(process: report.Node, summary: dict[str, Any], mappings: list[dict[str, Any]]) -> None:
+    raw, stored = (report.bytes_text(summary.get(name, 0)) for name in ("raw_bytes", "stored_bytes"))
+    sizes = f"{raw} stored in {stored}"
     node = process.add(f"memory: {report.count_text(len(mappings), 'mapping')}, {sizes}")
     lengths: Counter[str] = Counter()
     for vma in (mapping["vma"] for mapping in mappings):

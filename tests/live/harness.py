@@ -226,7 +226,6 @@ class Program:
         self.executable = executable
         self.workdir = workdir
         self.process: subprocess.Popen[bytes] | None = None
-        self.below: list[int] = []
 
     @property
     def pid(self) -> int:
@@ -246,7 +245,6 @@ class Program:
         ready = self.workdir / "ready"
         wait_until(lambda: ready.exists() or self.ended, f"{self.name} to be ready")
         assert ready.exists(), f"{self.name} ended before it was ready: {self.outcome()}"
-        self.below = descendants(self.pid)
 
     @property
     def ended(self) -> bool:
@@ -280,8 +278,8 @@ class Program:
         """
         assert self.process is not None
         code = self.process.wait(20)
-        for pid in self.below:
-            with suppress(ChildProcessError):
+        for pid in children(os.getpid()):
+            if status(pid, "Name") == self.name[:15] and status(pid, "State").startswith("Z"):
                 os.waitpid(pid, 0)
         return code
 

@@ -189,7 +189,8 @@ def test_show_draws_a_process() -> None:
         },
         "memory": {"mappings": [{"vma": {"start": 0, "end": 4096, "path": "", "name": "[heap]"}}]},
     }
-    image = ImageInfo("a", 1, 0.0, 7, "app", 4096, 100, {"state": state})
+    summary = {"raw_bytes": 4096, "stored_bytes": 100}
+    image = ImageInfo("a", 1, 0.0, 7, "app", 4096, 100, {"state": state, "summary": summary})
     assert report.tree(show.image_tree(image)).splitlines()[1:] == [
         "└── process 7, stopped: app",
         "    ├── 1 thread",

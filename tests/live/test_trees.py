@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Process trees: taken while they fork, restored twice, failing and dying as a whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.live.harness import Program, Restorer, children, descendants, status, wait_until
+
+
+def test_taken_while_it_forks(restorer: Restorer, program: Callable[[str], Program]) -> None:
+    started = program("tree_forking")
+    for number in range(10):
+        restorer.checkpoint(started.pid, f"image-{number}", "-R")
+    started.go()
+    assert started.result() == "ok\n"
+    assert started.reap() == 0
+    started.reset()
+    restored = restorer.restore("image-9")
+    started.go()
+    assert started.result(restored) == "ok\n"
+
+
+def test_restored_twice(restorer: Restorer, program: Callable[[str], Program]) -> None:
+    started = program("tree")
+    restorer.checkpoint(started.pid)
+    assert started.reap() == -9
+    for pid in ("same", "ns"):
+        restored = restorer.restore("image", "--pid", pid)
+        started.go()
+        assert started.result(restored) == "ok\n"
+        restored.wait_gone()
+        started.reset()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--pid", "ns")])
+def test_a_child_without_its_pager_takes_the_tree_along(
+    restorer: Restorer, program: Callable[[str], Program], arguments: tuple[str, ...]
+) -> None:
+    started = program("tree")
+    restorer.checkpoint(started.pid)
+    assert started.reap() == -9
+    restored = restorer.restore("image", "--fill", "none", *arguments)
+    everybody = [restored.pid, *descendants(restored.pid)]
+    assert len(everybody) == 9
+    pagers = [pid for pid in descendants(restored.launcher) if status(pid, "Name") == "restorer-pager"]
+    assert len(pagers) == 9
+    os.kill(pagers[-1], signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in everybody), "the tree to end")
+
+
+def test_a_taken_pid_is_named_and_nothing_stays(
+    restorer: Restorer, program: Callable[[str], Program]
+) -> None:
+    started = program("tree")
+    restorer.checkpoint(started.pid, "image", "-R")
+    below = children(started.pid)
+    os.kill(started.pid, signal.SIGKILL)
+    assert started.process is not None
+    started.process.wait()
+    before = set(children(os.getpid()))
+    assert set(below) <= before
+    message = restorer.fails("restore", "image", "-d", code=125)
+    assert any(f"PID {pid} has ended but its parent, PID {os.getpid()}," in message for pid in below)
+    assert set(children(os.getpid())) == before
+
+
+def test_show_tells_of_all_processes(restorer: Restorer, program: Callable[[str], Program]) -> None:
+    started = program("tree")
+    restorer.checkpoint(started.pid, "image", "-R")
+    shown = restorer.ok("show", "image")
+    assert all(str(pid) in shown for pid in [started.pid, *descendants(started.pid)])
