@@ -15,7 +15,7 @@
 
 enum {
     IDLE_SECONDS = 1,
-    INDEX_LOOK_NS = 1000000,
+    CTL_LOOK_NS = 1000000,
     INDEX_WAIT_NS = 50000000,
     EXIT_LOST = 125,
     VIEWS_MIN = 16384,
@@ -346,12 +346,12 @@ static int target_left_mm(const struct pager *p)
 static void look(struct pager *p, int idle)
 {
     struct pollfd fds[2 + SPACES_MAX];
-    struct timespec_raw timeout = {0, idle ? INDEX_LOOK_NS : 0};
+    struct timespec_raw timeout = {0, idle ? CTL_LOOK_NS : 0};
     long ready;
 
-    if (idle && p->index_ready)
+    /* Neither the index nor `go` wakes us, and with all memory in place the launcher waits for us from `go` on. */
+    if (idle && p->index_ready && p->resumed)
         timeout = (struct timespec_raw){IDLE_SECONDS, 0};
-
     fds[0] = (struct pollfd){.fd = WR_PAGER_CHANNEL};
     fds[1] = (struct pollfd){.fd = p->target_gone ? -1 : WR_PAGER_PIDFD, .events = POLLIN};
     for (uint32_t s = 0; s < p->spaces_count; s++)
