@@ -99,6 +99,15 @@ struct member *tree_root(const struct tree *tree)
     return &tree->members[0];
 }
 
+/* Why a PID that is in use cannot be chosen: the kernel asks for the capability first (alloc_pid in
+ * kernel/pid.c), so asking for our own PID makes no process. */
+static int refusal(void)
+{
+    pid_t own = getpid();
+    struct clone_args args = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)&own, .set_tid_size = 1};
+    return syscall(SYS_clone3, &args, sizeof(args)) < 0 ? errno : EEXIST;
+}
+
 void tree_await_pids(const struct image *image)
 {
     struct proc_stat stat;
@@ -108,7 +117,7 @@ void tree_await_pids(const struct image *image)
         while (wait_for_zombie(pid, tries))
             tries++;
         if (proc_stat(pid, &stat))
-            die_clone(pid, EEXIST);
+            die_clone(pid, refusal());
     }
 }
 
