@@ -39,7 +39,7 @@ class ProcessPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """What an image has gathered. `shared` is an index in `programs`."""
+    """What an image has gathered. `shared` and `undo` are indices in `programs`."""
 
     programs: Sequence[ProgramPart]
     objects: Sequence[tuple[Data, Data]]
@@ -50,6 +50,7 @@ class Parts:
     slots: int
     fd_base: int
     shared: int
+    undo: int
     processes: Sequence[ProcessPart]
 
 
@@ -129,9 +130,11 @@ def _pack_header(parts: Parts, header: Header, layout: _Layout) -> bytes:
         *(layout.processes, len(header.processes)),
         *(layout.ports, len(parts.ports)),
         parts.shared,
+        parts.undo,
         parts.slots,
         *(layout.manifest, len(header.manifest)),
         *(layout.pids, len(header.pids)),
+        0,
     )
 
 

@@ -114,6 +114,7 @@ class SLOT:
     pager_stack_bytes = Slot(23)
     pager_tls = Slot(24)
     ctl = Slot(25)
+    new_ipc = Slot(26)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ _ARGUMENTS: dict[int, tuple[int, tuple[int, ...]]] = {
     NR.fsetxattr: (5, (1,)),
     NR.fstat: (2, ()),
     NR.ftruncate: (2, ()),
+    NR.getegid: (0, ()),
+    NR.geteuid: (0, ()),
     NR.getpid: (0, ()),
     NR.gettid: (0, ()),
     NR.ioctl: (3, ()),
@@ -130,6 +132,7 @@ _OP_ARGUMENTS = {
     OpKind.EXIT: ("exit_group", 1),
     OpKind.AHEAD: ("decode_ahead", 0),
     OpKind.FORK: ("fork", 4),
+    OpKind.SKIP_EQ: ("skip_if_eq", 3),
 }
 _E = TypeVar("_E", bound=IntEnum)
 
@@ -165,12 +168,13 @@ class Decoder:
         self.blob = blob
         if blob[: len(wire.MAGIC)] != wire.MAGIC:
             raise _damaged("it does not begin as an image does")
-        _, version, *fields = self._unpack(wire.HEADER, 0)
-        if version != wire.VERSION:
-            raise _damaged(f"it is of version {version}, not {wire.VERSION}")
-        counted = fields[-16:]
-        self._programs, self._programs_count = counted[2], counted[3]
-        self._objects, self._objects_count = counted[4], counted[5]
+        if len(blob) < wire.HEADER.size:
+            raise _damaged("its header is cut off")
+        header = wire.read_header(blob)
+        if header.version != wire.VERSION:
+            raise _damaged(f"it is of version {header.version}, not {wire.VERSION}")
+        self._programs, self._programs_count = header.programs_offset, header.programs_count
+        self._objects, self._objects_count = header.objects_offset, header.objects_count
 
     def _unpack(self, record: Struct, offset: int) -> tuple[int, ...]:
         if offset + record.size > len(self.blob):

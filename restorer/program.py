@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from restorer import blob, wire
 from restorer.errors import Refused
@@ -161,6 +162,14 @@ class Program:
         self._append(OpKind.FORK, (clone_args, size, program.index, process), result=result)
         return result
 
+    @contextmanager
+    def unless_eq(self, a: Arg, b: Arg) -> Iterator[None]:
+        """Ops appended inside are left out when a == b (64 bits)."""
+        at = len(self.ops)
+        self._append(OpKind.SKIP_EQ, (a, b, 0))
+        yield
+        self.ops[at] = replace(self.ops[at], args=(a, b, len(self.ops) - at - 1))
+
     def exit(self, code: int) -> None:
         """exit_group; the last op of a task that is gone before the tree runs."""
         self._append(OpKind.EXIT, (code,))
@@ -251,7 +260,7 @@ class Builder:
         """Image.port."""
         self._ports.append((value, protocol))
 
-    def seal(self, shared: Program, header: Header) -> bytes:
+    def seal(self, shared: Program, undo: Program, header: Header) -> bytes:
         """Image.seal."""
         programs = [
             blob.ProgramPart(self.string(program.name), program.stack, program.ops)
@@ -271,6 +280,7 @@ class Builder:
             slots=self._slots,
             fd_base=self.fd_base,
             shared=shared.index,
+            undo=undo.index,
             processes=processes,
         )
         return blob.seal(parts, header)
@@ -280,10 +290,11 @@ class Image:
     """The programs of one process and, shared with the other processes of its tree, their data, until
     `seal` turns them all into one blob.
 
-    `shared` is run once, by the launcher; `main`, `threads`, `pager` and `decoder` are this process's own.
-    `spare` is a slot for values that the very next ops of `shared` or `main` consume. `opened` is for state
-    modules that open one thing once in `shared`, whoever asks first: what it is -> the slot of its fd;
-    `own` is the same for what `main` opens. `channel` is the slot of the fd of this process's channel.
+    `shared` is run once, by the launcher, and `undo` by it when the restore has failed; `main`, `threads`,
+    `pager` and `decoder` are this process's own. `spare` is a slot for values that the very next ops of
+    `shared` or `main` consume. `opened` is for state modules that open one thing once in `shared`, whoever
+    asks first: what it is -> the slot of its fd; `own` is the same for what `main` opens. `channel` is the
+    slot of the fd of this process's channel.
     """
 
     def __init__(
@@ -309,6 +320,7 @@ class Image:
         ]
         self.pager = self.builder.program(self, f"pager{threads_of}", stack=False)
         self.decoder = self.builder.program(self, f"decoder{threads_of}", stack=False)
+        self.undo: Program = root.undo if root else self.builder.program(self, "undo", stack=False)
 
     @property
     def processes(self) -> int:
@@ -366,4 +378,4 @@ class Image:
         """The blob of all processes, see blob.seal; `header.processes` are in the order in which their
         Images were made.
         """
-        return self.builder.seal(self.shared, header)
+        return self.builder.seal(self.shared, self.undo, header)

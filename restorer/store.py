@@ -277,12 +277,12 @@ class Store:
         blob = self._frame("images", ref.image_id, ref.check, IMAGE_BYTES_MAX, what)
         if len(blob) < wire.HEADER.size:
             raise self.damaged(f"{what} has {len(blob)} bytes")
-        magic, version, header_bytes, image_id, image_bytes = wire.HEADER.unpack_from(blob)[:5]
-        if (magic, image_id, image_bytes) != (wire.MAGIC, ref.image_id, len(blob)):
+        header = wire.read_header(blob)
+        if (header.magic, header.image_id, header.image_bytes) != (wire.MAGIC, ref.image_id, len(blob)):
             raise self.damaged(f"{what} has a wrong header")
-        if (version, header_bytes) != (wire.VERSION, wire.HEADER.size):
+        if (header.version, header.header_bytes) != (wire.VERSION, wire.HEADER.size):
             raise StoreError(
-                f"{what} has format {version}, this restorer knows {wire.VERSION}",
+                f"{what} has format {header.version}, this restorer knows {wire.VERSION}",
                 "use the restorer that wrote it",
             )
         return blob
@@ -390,8 +390,8 @@ class ProcessEntry(NamedTuple):
 
 def processes(blob: bytes) -> list[ProcessEntry]:
     """The processes of a blob that `Store.load` returned. Raises StoreDamaged."""
-    fields = wire.HEADER.unpack_from(blob)
-    offset, count = fields[-10], fields[-9]
+    header = wire.read_header(blob)
+    offset, count = header.processes_offset, header.processes_count
     if offset + count * wire.PROCESS.size > len(blob):
         raise StoreDamaged(
             "the image's table of processes reaches beyond it", "restorer verify tells the extent"
@@ -402,9 +402,9 @@ def processes(blob: bytes) -> list[ProcessEntry]:
 
 def read_manifest(blob: bytes) -> dict[str, Any]:
     """The image's own description, from a blob that `Store.load` returned. Raises StoreDamaged."""
-    offset, length = wire.HEADER.unpack_from(blob)[-4:-2]
+    header = wire.read_header(blob)
     try:
-        manifest = json.loads(blob[offset : offset + length])
+        manifest = json.loads(blob[header.manifest_offset :][: header.manifest_bytes])
     except ValueError:
         manifest = None
     if not isinstance(manifest, dict):

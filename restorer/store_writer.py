@@ -188,7 +188,7 @@ class ImageWriter:
 
     def commit(self, blob: bytes) -> None:
         """Stores the sealed image under its name and makes everything durable. Raises StoreFull."""
-        if wire.HEADER.unpack_from(blob)[3] != self.image_id or self._records:
+        if wire.read_header(blob).image_id != self.image_id or self._records:
             raise ValueError("the image has another id, or a page index is not finished")
         frame = _compress(blob)
         with lmdb_errors(self._folder):

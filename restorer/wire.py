@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 from struct import Struct
+from typing import NamedTuple
 
 MAGIC = b"RSTRIMG\0"
 VERSION = 2
@@ -33,9 +34,44 @@ PROGRAM = Struct("<IIII")
 PROCESS = Struct(f"<iIIIQIIQ4I{2 * BASES}Q")
 SEGMENT = Struct("<QQII")
 PORT = Struct("<II")
-HEADER = Struct("<8sIIQQQQ16I")
+HEADER = Struct("<8sIIQQQQ18I")
 RECORD = Struct("<QQIIHHI")
 MESSAGE = Struct("<IIQQQ")
+
+
+class Header(NamedTuple):
+    """What HEADER unpacks to: struct wr_header."""
+
+    magic: bytes
+    version: int
+    header_bytes: int
+    image_id: int
+    image_bytes: int
+    memory_bytes: int
+    xfeatures: int
+    xstate_bytes: int
+    fd_base: int
+    programs_offset: int
+    programs_count: int
+    objects_offset: int
+    objects_count: int
+    processes_offset: int
+    processes_count: int
+    ports_offset: int
+    ports_count: int
+    shared_program: int
+    undo_program: int
+    slots_count: int
+    manifest_offset: int
+    manifest_bytes: int
+    pids_offset: int
+    pids_count: int
+    pad: int
+
+
+def read_header(blob: bytes) -> Header:
+    """The header of a blob, which is as long as one at least. Raises struct.error."""
+    return Header._make(HEADER.unpack_from(blob))
 
 
 class ArgKind(IntEnum):
@@ -65,6 +101,7 @@ class OpKind(IntEnum):
     EXIT = 12
     AHEAD = 13
     FORK = 14
+    SKIP_EQ = 15
 
 
 class ExpectKind(IntEnum):

@@ -62,6 +62,7 @@ enum wr_op_kind {
     WR_OP_FORK =
         14, /* clone3(args[0], args[1]) without CLONE_VM; the child runs program args[2] in the region
                                    of wr_process args[3], on the stack that the program names; the result is the PID */
+    WR_OP_SKIP_EQ = 15, /* when args[0] == args[1] the next args[2] ops are left out */
 };
 
 enum wr_expect {
@@ -130,6 +131,7 @@ enum wr_slot {
     WR_SLOT_PAGER_STACK_BYTES = 23,
     WR_SLOT_PAGER_TLS = 24, /* FS base for the pager */
     WR_SLOT_CTL = 25,       /* address of struct wr_ctl */
+    WR_SLOT_NEW_IPC = 26,   /* CLONE_NEWIPC with --pid ns, else 0: for those who bring objects of IPC */
     WR_SLOT_FIRST = 32,
 };
 
@@ -199,11 +201,13 @@ struct wr_header {
     uint32_t ports_offset; /* struct wr_port[]: listening inet sockets, for --publish */
     uint32_t ports_count;
     uint32_t shared_program;  /* run by the launcher itself before the first clone */
+    uint32_t undo_program;    /* run by the launcher when the restore has failed and its tree is dead */
     uint32_t slots_count;     /* highest slot used + 1, at most WR_SLOTS */
     uint32_t manifest_offset; /* UTF-8 JSON, for Python and people; last in the blob */
     uint32_t manifest_bytes;
     uint32_t pids_offset; /* int32_t[]: every process ID that the restore will choose */
     uint32_t pids_count;
+    uint32_t pad;
 };
 
 /* A port in the image's data which --publish may replace before any program runs. */

@@ -43,8 +43,8 @@ static bool tables_valid(const struct image *image)
                         sizeof(struct wr_process)) &&
            table_inside(image, header->ports_offset, header->ports_count, sizeof(struct wr_port)) &&
            table_inside(image, header->pids_offset, header->pids_count, sizeof(int32_t)) &&
-           header->shared_program < header->programs_count && header->processes_count > 0 &&
-           header->manifest_offset <= image->bytes &&
+           header->shared_program < header->programs_count && header->undo_program < header->programs_count &&
+           header->processes_count > 0 && header->manifest_offset <= image->bytes &&
            header->manifest_bytes <= image->bytes - header->manifest_offset;
 }
 
@@ -99,10 +99,11 @@ static bool fork_valid(const struct image *image, const struct wr_op *op)
            op->args[3].value < image_header(image)->processes_count;
 }
 
-static bool op_valid(const struct image *image, const struct wr_op *op)
+/* `behind` is how many ops of the program follow. */
+static bool op_valid(const struct image *image, const struct wr_op *op, uint32_t behind)
 {
     const struct wr_header *header = image_header(image);
-    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_FORK || op->expect > WR_EXPECT_OK_OR)
+    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_SKIP_EQ || op->expect > WR_EXPECT_OK_OR)
         return false;
     if ((op->flags & ~(WR_NR_FROM_SLOT | WR_FILE_CHECK)) != 0)
         return false;
@@ -117,6 +118,8 @@ static bool op_valid(const struct image *image, const struct wr_op *op)
             return false;
     if (op->kind == WR_OP_FORK)
         return fork_valid(image, op);
+    if (op->kind == WR_OP_SKIP_EQ)
+        return op->args[2].kind == WR_IMM && op->args[2].value <= behind;
     if (op->kind == WR_OP_SPAWN)
         return op->args[2].kind == WR_IMM && op->args[2].value < header->programs_count;
     if (op->kind == WR_OP_PAGER)
@@ -136,7 +139,7 @@ static bool programs_valid(const struct image *image)
         if (program->stack_offset > header->memory_bytes || program->stack_offset % 16 != 0)
             return false;
         for (uint32_t k = 0; k < program->ops_count; k++)
-            if (!op_valid(image, image_op(image, program, k)))
+            if (!op_valid(image, image_op(image, program, k), program->ops_count - k - 1))
                 return false;
     }
     return true;

@@ -18,6 +18,7 @@ struct launch {
     struct store store;
     struct image image;
     struct tree tree;
+    bool shared_begun;
     enum phase phase;    /* of the tree: RUNNING until the last process is ALONE */
     uint64_t resumed_ns; /* 0 before */
     double resume_ms;

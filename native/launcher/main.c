@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -37,12 +38,21 @@ static struct launch launch = {
 };
 static pid_t launcher;
 
+/* What the shared program had brought into being outside of the tree. */
+static void undo(void)
+{
+    const struct region *region = &tree_root(&launch.tree)->region;
+    if (launch.shared_begun && launch.phase == PHASE_RESTORING)
+        (void)region->run(region->runtime, image_header(&launch.image)->undo_program);
+}
+
 static void clean_up(void)
 {
     /* Not in a fork of ours that fails: these are not its to take down. */
     if (getpid() != launcher)
         return;
     tree_kill(&launch.tree);
+    undo();
     report_cleanup();
     store_guard_end();
     store_close(&launch.store);
@@ -119,6 +129,7 @@ static void fill_slots(void)
     int fd_base = (int)image_header(&launch.image)->fd_base;
     host_offer_vdso(region);
     host_offer_userfaultfd(region, fd_base);
+    slots[WR_SLOT_NEW_IPC] = launch.options.namespace ? CLONE_NEWIPC : 0;
     slots[WR_SLOT_DATA_FD] = (uint64_t)host_high_fd(store_data_fd(&launch.store), fd_base, "data.mdb");
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         slots[WR_SLOT_STDIN + fd] = (uint64_t)stdio_slot(fd, fd_base);
@@ -148,6 +159,7 @@ static void place_slots(const struct member *member)
 static void run_shared(void)
 {
     const struct region *region = &tree_root(&launch.tree)->region;
+    launch.shared_begun = true;
     if (region->run(region->runtime, image_header(&launch.image)->shared_program) == 0)
         return;
     if (!failure_say(&launch.image, region))

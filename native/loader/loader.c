@@ -200,6 +200,8 @@ static long perform(const struct task *task, const struct wr_op *op, const uint6
         pager_main(task->rt, (uint32_t)a[0]);
     case WR_OP_AHEAD:
         ahead_main(task->rt);
+    case WR_OP_SKIP_EQ:
+        return a[0] == a[1] ? (long)a[2] : 0;
     case WR_OP_EXIT:
         raw1(SYS_exit_group, a[0]);
     }
@@ -211,7 +213,8 @@ static int is_check(const struct wr_op *op)
     return op->kind == WR_OP_CHECK_EQ || op->kind == WR_OP_CHECK_GE || op->kind == WR_OP_CHECK_MEM;
 }
 
-static int step(const struct task *task, uint32_t index, const struct wr_op *op)
+/* How many of the ops that follow are left out, or -1. */
+static int64_t step(const struct task *task, uint32_t index, const struct wr_op *op)
 {
     uint64_t args[WR_ARGS];
     long result;
@@ -224,7 +227,7 @@ static int step(const struct task *task, uint32_t index, const struct wr_op *op)
     if (op->result != WR_NO_SLOT)
         task->slots[op->result] = (uint64_t)result;
     if (op->kind == WR_OP_LOAD || expected(op, result))
-        return 0;
+        return op->kind == WR_OP_SKIP_EQ ? result : 0;
     fail(task, index, IS_ERROR(result) && !is_check(op) ? (int32_t)-result : 0, result);
     return -1;
 }
@@ -243,9 +246,13 @@ int loader_run(const struct wr_runtime *rt, uint32_t program)
     };
     const struct wr_op *ops = (const struct wr_op *)(task.image + task.program->ops_offset);
 
-    for (uint32_t i = 0; i < task.program->ops_count; i++)
-        if (step(&task, i, &ops[i]) != 0)
+    for (uint32_t i = 0; i < task.program->ops_count; i++) {
+        int64_t left_out = step(&task, i, &ops[i]);
+
+        if (left_out < 0)
             return -1;
+        i += (uint32_t)left_out;
+    }
     return 0;
 }
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, replace
 from restorer import holes
 from restorer.errors import Refused
 from restorer.program import CTL, STAGE, Image, Segment, Slot, ok_or
-from restorer.state import unnamed
+from restorer.state import sysvshm, unnamed
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
 from restorer.wire import CHUNK_BYTES, PAGE_BYTES, SegmentFlag
 
-UNLINKED, MEMFD, SHARED = "unlinked file", "memfd", "shared memory"
+UNLINKED, MEMFD, SHARED, SYSV = "unlinked file", "memfd", "shared memory", "System V shared memory"
 
 _MAP_FIXED_NOREPLACE = 0x100000
 _MAP_NORESERVE = 0x4000
@@ -41,13 +41,14 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True)
 class Content:
-    """One such file, told from others by device and inode. `name` is a memfd's, or the path that an unlinked
+    """One such file, told from others by device, inode and kind (a System V
+    segment's inode is its ID). `name` is a memfd's, or the path that an unlinked
     file had; `extents` are (start, end) of what is no hole; `source` is where its bytes are read from.
     """
 
     dev: int
     inode: int
-    kind: str = field(compare=False)
+    kind: str
     name: str = field(compare=False)
     source: str = field(compare=False)
     size_bytes: int = field(compare=False)
@@ -58,6 +59,7 @@ class Content:
     extents: tuple[tuple[int, int], ...] = field(compare=False)
     xattrs: tuple[tuple[str, bytes], ...] = field(compare=False)
     place: unnamed.Place | None = field(compare=False)
+    segment: sysvshm.Segment | None = field(compare=False, default=None)
 
     @property
     def mapped_bytes(self) -> int:
@@ -93,6 +95,8 @@ def kind_of(link: str) -> str:
         return SHARED
     if link.startswith("/memfd:"):
         return MEMFD
+    if link.startswith(sysvshm.PREFIX):
+        return SYSV
     return UNLINKED if link.endswith(" (deleted)") else ""
 
 
@@ -130,6 +134,7 @@ def capture(link: str, source: str) -> Content:
             extents=tuple(_extents(fd, status.st_size)),
             xattrs=_xattrs(fd) if kind == UNLINKED else (),
             place=unnamed.find_place(name, fd) if kind == UNLINKED else None,
+            segment=sysvshm.capture(status.st_ino) if kind == SYSV else None,
         )
     finally:
         os.close(fd)
@@ -254,6 +259,10 @@ def emit(state: Contents, image: Image) -> None:
     for content, start in state.files:
         with image.about(str(content)):
             fd: Slot | int = -1
+            if content.segment is not None:
+                sysvshm.emit(content.segment, image)
+                sysvshm.emit_window(content.segment, start, image)
+                continue
             if content.kind != SHARED:
                 fd = image.opened[content] = _emit_file(content, image, opener)
             if start:
@@ -339,6 +348,10 @@ def emit_map(
     Without `may_write` the mapping can never become writable, as is the case of those of a sealed memfd.
     """
     addr, length, prot, offset = vma
+    if content.segment is not None:
+        sysvshm.emit_attach(content.segment, addr, prot, may_write, image)
+        image.main.syscall(NR.mprotect, addr, length, prot)
+        return
     if content in image.own:
         image.main.syscall(NR.mmap, addr, length, prot, flags, image.own[content], offset)
         return
@@ -364,7 +377,9 @@ def emit_late(state: Contents, image: Image) -> None:
         with image.about(str(content)):
             if start:
                 program.syscall(NR.munmap, start, content.mapped_bytes)
-            if content.kind == SHARED:
+            if content.segment is not None:
+                sysvshm.emit_late(content.segment, image)
+            if content.kind in (SHARED, SYSV):
                 continue
             times = b"".join(
                 part.to_bytes(8, "little", signed=True)

@@ -54,7 +54,6 @@ _UNSUPPORTED = {
 }
 _KERNEL_OBJECTS = {
     "/secretmem": "memory of a memfd_secret",
-    "/SYSV": "System V shared memory",
     "/[aio]": "an asynchronous I/O context",
     "anon_inode:": "memory of a kernel object",
     "/anon_hugepage": "huge pages of hugetlbfs",
@@ -147,6 +146,9 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
         found = contents.capture(vma.path, f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
         if found.kind == contents.SHARED and vma.offset + vma.length > found.mapped_bytes:
             raise Refused(f"memory at {vma} was grown beyond the shared memory that it shows")
+        whole = vma.shared and not vma.offset and vma.length == found.mapped_bytes
+        if found.kind == contents.SYSV and not whole:
+            raise Refused(f"memory at {vma} is only a part of {found}", "detach it first")
         return Mapping(vma, None, written, found)
     writable = vma.shared and "mw" in vma.flags
     # The path as seen from our root, not the process's: seq_path in fs/proc/task_mmu.c goes by the reader.

@@ -63,7 +63,7 @@ def test_a_taken_pid_is_named_and_nothing_stays(
     os.kill(started.pid, signal.SIGKILL)
     assert started.process is not None
     started.process.wait()
-    # They end by the end of what links them to their parents, and stay as zombies: nobody waits for them here.
+    # They end by the end of what links them to their parents, and stay zombies: nobody waits for them here.
     wait_until(lambda: set(below) <= set(children(os.getpid())), "the children to be orphans")
     before = set(children(os.getpid()))
     message = restorer.fails("restore", "image", "-d", code=125)

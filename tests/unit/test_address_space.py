@@ -129,7 +129,7 @@ def test_written_code_gets_its_protection_late() -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"path": "/SYSV00000000 (deleted)", "shared": True}, "System V"),
+        ({"path": "/anon_hugepage (deleted)", "shared": True}, "huge pages of hugetlbfs"),
         ({"flags": frozenset({"ht"})}, "huge pages"),
         ({"flags": frozenset({"um"})}, "userfaultfd"),
         ({"flags": frozenset({"pf", "io"}), "path": "/dev/fb0"}, "device"),

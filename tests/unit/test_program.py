@@ -186,6 +186,20 @@ def test_expectations_and_flags() -> None:
     assert (blob.op(0, 3).flags, blob.op(0, 3).kind) == (lib.WR_FILE_CHECK, lib.WR_OP_CHECK_EQ)
 
 
+def test_left_out_when_equal() -> None:
+    image = Image()
+    slot = image.slot()
+    with image.main.unless_eq(slot, 0):
+        image.main.syscall(NR.getpid)
+        image.main.syscall(NR.gettid)
+    image.main.enter(0)
+    blob = Blob(image)
+    skip = blob.op(1, 0)
+    assert skip.kind == wire.OpKind.SKIP_EQ
+    assert [(arg.kind, arg.value) for arg in skip.args][:3] == [(1, 0), (0, 0), (0, 2)]
+    assert blob.op(1, 3).kind == wire.OpKind.ENTER
+
+
 def test_objects_nest_and_are_shared() -> None:
     image = Image()
     with image.about("outer", "do this"):
