@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that restorer itself has restored, with a pager beside it until all its memory is there.
+"""A tree that restorer itself has restored, with a pager beside each process until all its memory is there.
 
 Until then it cannot be checkpointed: what is missing is in the other image, the pager would be in this one.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from restorer.errors import Refused, RestorerError
 from restorer.native import kcmp, pidfd_open, pidfd_send_signal
@@ -18,14 +18,14 @@ from restorer.procfs import Process
 __all__ = ["finish"]
 
 _KCMP_VM = 1
-_LAUNCHER = "restorer-launch"
+_LAUNCHER, _INIT, _PAGER = "restorer-launch", "restorer-init", "restorer-pager"
 _PATIENCE_S, _PATIENCE_STOPPED_S, _POLL_S = 300.0, 10.0, 0.002
 # native/launcher/supervise.c: bring the rest now, whatever --fill said
 _FILL_SIGNAL = signal.SIGRTMIN + 1
 
 
 def finish(pid: int, check: Callable[[], None]) -> None:
-    """Asks for the memory that `pid` still lacks, if it is being restored, and waits until all is there.
+    """Asks for the memory that `pid` and its descendants still lack, if they are being restored, and waits.
 
     `check` is called now and then, and may raise. Raises Refused when the memory does not come in time.
     """
@@ -56,15 +56,39 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _launcher_of(pid: int) -> int | None:
-    """The launcher of `pid` while a pager of its own shares the memory of `pid`."""
+    """The launcher that has brought `pid`, while a pager shares the memory of `pid` or of a descendant."""
     try:
-        parent = Process(Process(pid).status.ppid)
-        if parent.comm() != _LAUNCHER:
+        launcher = _ancestor(pid)
+        if launcher is None:
             return None
-        siblings = [child for child in parent.children() if child != pid]
+        pagers = [other for other in _helpers(launcher) if other.comm() == _PAGER]
+        members = list(_descent(Process(pid))) if pagers else []
     except RestorerError:
         return None
-    return parent.pid if any(_shares_memory(pid, sibling) for sibling in siblings) else None
+    loading = any(_shares_memory(one.pid, pager.pid) for one in members for pager in pagers)
+    return launcher.pid if loading else None
+
+
+def _ancestor(pid: int) -> Process | None:
+    while pid > 1:
+        pid = Process(pid).status.ppid
+        if pid and Process(pid).comm() == _LAUNCHER:
+            return Process(pid)
+    return None
+
+
+def _helpers(launcher: Process) -> Iterator[Process]:
+    """Its children and, with --pid ns, those of the init that it has made: pagers are among them."""
+    for child in map(Process, launcher.children()):
+        yield child
+        if child.comm() == _INIT:
+            yield from map(Process, child.children())
+
+
+def _descent(process: Process) -> Iterator[Process]:
+    yield process
+    for child in process.children():
+        yield from _descent(Process(child))
 
 
 def _shares_memory(pid: int, other: int) -> bool:

@@ -46,8 +46,10 @@ def command(
 
 def _sentence(result: Result) -> str:
     threads = report.count_text(result.threads, "thread")
+    below = result.processes - 1
+    whom = f"process {result.pid}" + (f" and {below} below it" if below else "")
     memory, stored, new = map(report.bytes_text, (result.memory_bytes, result.stored_bytes, result.new_bytes))
     return (
-        f"{result.name}: process {result.pid}, {threads}, {memory} of memory in {stored}, {new} of them new; "
+        f"{result.name}: {whom}, {threads}, {memory} of memory in {stored}, {new} of them new; "
         f"frozen for {result.frozen_ms:.0f} ms"
     )

@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 
-from tests.live.harness import Program, Restorer, kill_all
+from tests.live.harness import Program, Restorer, descendants, kill_all_but
 
 
-@pytest.mark.parametrize("fill", ["none", "background"])
-def test_checkpoint_at_once(restorer: Restorer, program: Callable[[str], Program], fill: str) -> None:
-    started = program("verify")
+@pytest.mark.parametrize("name", ["verify", "tree", "tree_uneven"])
+@pytest.mark.parametrize("arguments", [("--fill", "none"), (), ("--fill", "none", "--pid", "ns")])
+def test_checkpoint_at_once(
+    restorer: Restorer, program: Callable[[str], Program], arguments: tuple[str, ...], name: str
+) -> None:
+    started = program(name)
     restorer.checkpoint(started.pid, "first")
     started.reap()
-    restored = restorer.restore("first", "--fill", fill)
+    before = set(descendants(os.getpid()))
+    restored = restorer.restore("first", *arguments)
     restorer.checkpoint(restored.pid, "second")
-    kill_all([restored.pid])
+    kill_all_but(before)
     restorer.ok("rm", "first")
     restorer.ok("gc")
     again = restorer.restore("second")
