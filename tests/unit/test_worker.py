@@ -81,8 +81,13 @@ def test_a_defect_is_one_line() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_undoes_before_it_is_reported(number: signal.Signals, tmp_path: Path) -> None:
     undone = tmp_path / "undone"
+    # Under nohup SIGHUP is ignored, and stays so.
+    previous = signal.getsignal(number)
+    if previous == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
     with pytest.raises(Interrupted) as caught:
         run_in_worker(lambda link: _forever(link, undone), lambda _done, _total: os.kill(os.getpid(), number))
+    signal.signal(number, previous)
     assert caught.value.exit_code == 128 + number
     assert undone.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
