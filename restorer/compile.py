@@ -43,6 +43,8 @@ from restorer.state import (
     scheduling,
     sharers,
     sigactions,
+    sysvmsg,
+    sysvsem,
     threads,
     umask,
     unsupported,
@@ -113,6 +115,8 @@ class TreeState:
 
     births: births.Births
     processes: tuple[CheckpointState, ...]
+    semaphores: tuple[sysvsem.Semaphores, ...]
+    queues: tuple[sysvmsg.Queue, ...]
     fd_base: int
 
     @property
@@ -127,6 +131,7 @@ def capture_tree(frozen: Frozen, *, tcp_close: bool = False) -> TreeState:
     Injects syscalls; the targets' state is as before afterwards. `tcp_close`: established TCP connections
     come back as connections that the peer has reset, rather than being refused.
     """
+    namespaces.enter_ipc(frozen.root)
     for tracee in frozen.tracees:
         unsupported.check(tracee)
         namespaces.check(tracee, frozen.root)
@@ -150,6 +155,8 @@ def capture_tree(frozen: Frozen, *, tcp_close: bool = False) -> TreeState:
     return TreeState(
         births=family,
         processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),
+        semaphores=sysvsem.capture(frozen.pids),
+        queues=sysvmsg.capture(frozen.pids),
         fd_base=max(wire.FD_BASE_MIN, fd_base),
     )
 
@@ -223,6 +230,10 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         uffd = _emit_memory(state, image)
         _emit_tasks(tree, state, image, uffd)
         contents.emit_late(state.contents, image)
+    for semaphores in tree.semaphores:
+        sysvsem.emit(semaphores, images[0])
+    for queue in tree.queues:
+        sysvmsg.emit(queue, images[0])
     slots = fds.emit_open([state.fds for state in tree.processes], images)
     for state, image in zip(tree.processes, images, strict=True):
         _emit_process(state, slots, image)
@@ -366,6 +377,8 @@ def _manifest(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         "created": time.time(),
         **described[0],
         "births": tree.births,
+        "semaphores": tree.semaphores,
+        "queues": tree.queues,
         "descendants": described[1:],
     }
     text = json.dumps(document, default=plain, separators=(",", ":"), ensure_ascii=False)

@@ -94,17 +94,23 @@ def restorer(store: Path, cleanup: None) -> Restorer:
 
 
 @pytest.fixture
-def program(workdir: Path, cleanup: None) -> Callable[[str], Program]:
-    """`program("timers")`: that one, started and ready."""
+def program(workdir: Path, cleanup: None) -> Iterator[Callable[[str], Program]]:
+    """`program("timers")`: that one, started and ready. Objects of IPC that it tells of in its folder are
+    gone afterwards.
+    """
+    folders = []
 
     def start(name: str) -> Program:
         folder = workdir / f"{name}-{len(list(workdir.iterdir()))}"
         folder.mkdir()
+        folders.append(folder)
         started = Program(name, harness.build(name), folder)
         started.start()
         return started
 
-    return start
+    yield start
+    for folder in folders:
+        harness.remove_ipc(folder)
 
 
 @pytest.fixture

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Namespaces: the target must live in ours, but for its PID namespace.
 
-A mount namespace may be another one that shows the same mounts, /proc aside: `restore --pid ns` makes such.
+A mount namespace may be another one that shows the same mounts, /proc aside, and an IPC namespace another
+one of the whole tree: `restore --pid ns` makes such.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from restorer.errors import Refused
 from restorer.procfs import Process
 from restorer.tracee import Tracee
 
+_CLONE_NEWIPC = 0x08000000
+_libc = ctypes.CDLL(None, use_errno=True)
 _KINDS = {
     "mnt": "mount",
     "net": "network",
@@ -38,6 +42,22 @@ def check(tracee: Tracee, root: Tracee) -> None:
         raise Refused(f"process {tracee.pid} has another PID namespace than its parents")
     if tracee.process.link("ns/pid") != tracee.process.link("ns/pid_for_children"):
         raise Refused(f"process {tracee.pid} has another PID namespace for its children")
+
+
+def enter_ipc(root: Tracee) -> None:
+    """Takes this process, which must be one that ends with the checkpoint, into the tree's IPC namespace: its
+    objects can be seen from there. Raises Refused.
+    """
+    if root.process.link("ns/ipc") == os.readlink("/proc/self/ns/ipc"):
+        return
+    fd = os.open(f"{root.process.folder}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(fd, _CLONE_NEWIPC):
+            reason = os.strerror(ctypes.get_errno())
+            where = f"the IPC namespace of process {root.pid}"
+            raise Refused(f"{where} cannot be entered ({reason})", "run as root")
+    finally:
+        os.close(fd)
 
 
 def _differs(tracee: Tracee, kind: str) -> bool:

@@ -284,6 +284,26 @@ class Program:
         return code
 
 
+def ipc_objects(folder: Path) -> list[tuple[str, int]]:
+    """The System V objects, ("shm", 5), of a program that has listed them in `folder`/ipc."""
+    listed = folder / "ipc"
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    return [(kind, int(number)) for kind, number in map(str.split, lines)]
+
+
+def ipc_exists(kind: str, number: int) -> bool:
+    rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()[1:]
+    return number in (int(row.split()[1]) for row in rows)
+
+
+def remove_ipc(folder: Path) -> None:
+    """Removes those of `ipc_objects` that are there; a segment may go by itself with the last who has it."""
+    for kind, number in ipc_objects(folder):
+        if ipc_exists(kind, number):
+            option = {"shm": "-m", "sem": "-s", "msg": "-q"}[kind]
+            subprocess.run(["ipcrm", option, str(number)], check=False, capture_output=True)
+
+
 def build(program: str) -> Path:
     """The executable of tests/programs/PROGRAM.c, made if older than its source."""
     command = ["make", "--no-print-directory", "-s", "-C", str(PROGRAMS), f"build/{program}"]

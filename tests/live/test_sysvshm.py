@@ -7,11 +7,10 @@ import ctypes
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Program, Restorer, descendants, kill_all
+from tests.live.harness import Program, Restorer, descendants, ipc_exists, ipc_objects, kill_all
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.shmat.restype = ctypes.c_void_p
@@ -21,8 +20,8 @@ _libc.shmdt.argtypes = (ctypes.c_void_p,)
 
 def ids(of: Program) -> tuple[int, int]:
     """Of the segments which the program leaves: one with a key, one without."""
-    found, odd = (of.workdir / "ids").read_text().split()
-    return int(found), int(odd)
+    (_, found), (_, odd) = ipc_objects(of.workdir)
+    return found, odd
 
 
 def key(of: Program) -> int:
@@ -30,8 +29,7 @@ def key(of: Program) -> int:
 
 
 def exist(number: int) -> bool:
-    rows = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
-    return number in (int(row.split()[1]) for row in rows)
+    return ipc_exists("shm", number)
 
 
 def remove(number: int) -> None:
@@ -50,14 +48,12 @@ def attached(number: int) -> Iterator[int]:
 
 
 @pytest.fixture
-def stored(restorer: Restorer, program: Callable[[str], Program]) -> Iterator[Program]:
+def stored(restorer: Restorer, program: Callable[[str], Program]) -> Program:
     """A program in the store as `image`, killed; the segments that nobody has removed are still there."""
     started = program("sysvshm")
     restorer.checkpoint(started.pid)
     started.reap()
-    yield started
-    for number in ids(started):
-        remove(number)
+    return started
 
 
 def test_killed_and_again(restorer: Restorer, stored: Program) -> None:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System V semaphores and queues: made anew, restored twice, in IPC namespaces."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.live.harness import Program, Restorer, ipc_exists, ipc_objects, remove_ipc
+
+OPTION = {"sem": "-s", "msg": "-q"}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def key(of: Program) -> int:
+    return 0x53000000 | of.pid
+
+
+@pytest.fixture
+def stored(restorer: Restorer, program: Callable[[str], Program]) -> Program:
+    """A program in the store as `image`, killed; its objects are still there."""
+    started = program("sysvipc")
+    restorer.checkpoint(started.pid)
+    started.reap()
+    return started
+
+
+def test_made_anew(restorer: Restorer, stored: Program) -> None:
+    remove_ipc(stored.workdir)
+    restored = restorer.restore("image")
+    stored.go()
+    assert stored.result(restored) == "ok\n"
+
+
+def test_found_as_it_was_not(restorer: Restorer, stored: Program) -> None:
+    """What others have sent meanwhile is gone, values are those of the checkpoint."""
+    first = restorer.restore("image")
+    stored.go()
+    assert stored.result(first) == "ok\n"
+    first.wait_gone()
+    stored.reset()
+    again = restorer.restore("image")
+    stored.go()
+    assert stored.result(again) == "ok\n"
+
+
+def test_taken_from_a_copy(restorer: Restorer, stored: Program) -> None:
+    """A checkpoint of what lives in an IPC namespace of its own."""
+    copy = restorer.restore("image", "--pid", "ns", "--fill", "none")
+    restorer.checkpoint(copy.pid, "second")
+    remove_ipc(stored.workdir)
+    restored = restorer.restore("second", "--pid", "ns")
+    stored.go()
+    assert stored.result(restored) == "ok\n"
+
+
+@pytest.mark.parametrize("kind", ["sem", "msg"])
+def test_key_is_taken(restorer: Restorer, stored: Program, kind: str) -> None:
+    """Nothing that the failed restore has made stays, and nothing of others goes."""
+    remove_ipc(stored.workdir)
+    other = _libc.semget(key(stored), 1, 0o3600) if kind == "sem" else _libc.msgget(key(stored), 0o3600)
+    assert ipc_exists(kind, other)
+    try:
+        message = restorer.fails("restore", "image", "-d", code=125)
+        assert "System V" in message and OPTION[kind] in message
+        assert [one for one in ipc_objects(stored.workdir) if ipc_exists(*one)] == []
+        assert ipc_exists(kind, other)
+    finally:
+        subprocess.run(["ipcrm", OPTION[kind], str(other)], check=True)
