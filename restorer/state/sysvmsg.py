@@ -72,7 +72,7 @@ def _unreadable(number: int) -> Refused:
 
 
 def emit(queue: Queue, image: Image) -> None:
-    """Makes the queue, in the launcher, in place of one that is there already; the process itself fills it."""
+    """Makes the queue, in the launcher, in place of one that is there; the process itself fills it."""
     program, identity = image.shared, queue.identity
     hint = f"its ID or key is in use: `ipcs -q` lists them, `ipcrm -q {identity.id}` removes it"
     with image.about(f"System V message queue {identity.id}", hint):
