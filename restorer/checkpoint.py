@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from restorer import compile as compiler
+from restorer import firewall as firewalls
 from restorer import loading, memory
+from restorer.firewall import Firewall
 from restorer.frozen import Frozen, seize_tree
 from restorer.memory import MemorySummary
 from restorer.state import contents, fds
-from restorer.store import ImageWriter, open_store
+from restorer.store import ImageWriter, firewall_of, open_store
 from restorer.worker import Link, Progress, run_in_worker
 
 __all__ = ["Request", "Result", "checkpoint"]
@@ -21,7 +23,7 @@ __all__ = ["Request", "Result", "checkpoint"]
 
 @dataclass(frozen=True)
 class Request:
-    """What to checkpoint and where to: `pid` as seen from here, `tcp` "refuse" or "close"."""
+    """What to checkpoint and where to: `pid` as seen from here, `tcp` "refuse", "close" or "established"."""
 
     pid: int
     name: str
@@ -65,15 +67,19 @@ def _work(request: Request, link: Link) -> Result:
         writer = stack.enter_context(store.writer(request.name, replace=request.replace))
         link.waiting(False)
         link.check()
-        return _store(request, link, writer, began)
+        replaced = firewall_of(store, request.name)
+        result = _store(request, link, writer, began)
+        firewalls.remove(replaced)
+        return result
 
 
 def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> Result:
     loading.finish(request.pid, link.check)
     frozen = time.monotonic()
     with ExitStack() as held:
+        firewall = held.enter_context(Firewall()) if request.tcp == "established" else None
         tree = held.enter_context(seize_tree(request.pid))
-        blob, summaries, tables = _describe(request, link, tree, writer)
+        blob, summaries, tables = _describe(request, link, tree, writer, firewall)
         processes, threads = len(tree.tracees), tree.threads
         if request.leave_running:
             held.close()
@@ -81,9 +87,7 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
             writer.commit(blob)
         else:
             writer.commit(blob)
-            if request.tcp == "close":
-                fds.reset_connections(tree.tracees, tables)
-            tree.kill()
+            _end(request, tree, tables, firewall)
             thawed = time.monotonic()
     return Result(
         name=request.name,
@@ -100,12 +104,26 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
     )
 
 
+def _end(request: Request, tree: Frozen, tables: list[fds.Fds], firewall: Firewall | None) -> None:
+    """Kills the target. The peers of its TCP connections see them reset, or nothing at all."""
+    if request.tcp == "close":
+        fds.reset_connections(tree.tracees, tables)
+    if firewall is not None:
+        firewall.keep(f"TCP connections of image {request.name}")
+        try:
+            fds.close_connections_quietly(tree.tracees, tables)
+        except BaseException:
+            firewalls.remove(firewall.table)
+            raise
+    tree.kill()
+
+
 def _describe(
-    request: Request, link: Link, tree: Frozen, writer: ImageWriter
+    request: Request, link: Link, tree: Frozen, writer: ImageWriter, firewall: Firewall | None
 ) -> tuple[bytes, list[MemorySummary], list[fds.Fds]]:
     """The sealed image, its memory being in the writer already, and the descriptors of its processes."""
     link.check()
-    captured = compiler.capture_tree(tree, tcp_close=request.tcp == "close")
+    captured = compiler.capture_tree(tree, tcp_close=request.tcp == "close", firewall=firewall)
     link.check()
     summaries = []
     for tracee, state in zip(tree.tracees, captured.processes, strict=True):

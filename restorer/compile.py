@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from restorer import holes, wire
 from restorer.errors import Refused
+from restorer.firewall import Firewall
 from restorer.frozen import Frozen
 from restorer.model import Vma
 from restorer.program import CTL, Header, Image, ProcessEntry, Segment, Slot
@@ -125,11 +126,12 @@ class TreeState:
         return self.processes[0]
 
 
-def capture_tree(frozen: Frozen, *, tcp_close: bool = False) -> TreeState:
+def capture_tree(frozen: Frozen, *, tcp_close: bool = False, firewall: Firewall | None = None) -> TreeState:
     """Reads everything but the pages. Raises Refused, by name and reason, for what cannot be restored.
 
     Injects syscalls; the targets' state is as before afterwards. `tcp_close`: established TCP connections
-    come back as connections that the peer has reset, rather than being refused.
+    come back as connections that the peer has reset, rather than being refused; `firewall`: they come back
+    as they are, and it blocks them from now on.
     """
     namespaces.enter_ipc(frozen.root)
     for tracee in frozen.tracees:
@@ -138,7 +140,7 @@ def capture_tree(frozen: Frozen, *, tcp_close: bool = False) -> TreeState:
     family = births.capture(frozen.pids, frozen.zombies)
     # Its mappings first: later ones of ours would be among them.
     memories = [vmas.capture(tracee) for tracee in frozen.tracees]
-    tables = fds.capture(frozen.tracees, tcp_close=tcp_close)
+    tables = fds.capture(frozen.tracees, tcp_close=tcp_close, firewall=firewall)
     processes = [
         _capture_process(tracee, memory, table)
         for tracee, memory, table in zip(frozen.tracees, memories, tables, strict=True)
@@ -284,6 +286,7 @@ def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) 
 def _emit_last(state: CheckpointState, image: Image) -> None:
     vmas.emit_late(state.memory, image)
     personality.emit(state.personality, image)
+    fds.emit_resume(state.fds, image)
     # PR_SET_DUMPABLE acts on the mm, and any task's change of credentials resets it (commit_creds): after
     # them all.
     credentials.emit(state.leader.credentials, image, 0)
@@ -376,6 +379,7 @@ def _manifest(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         "schema": MANIFEST_SCHEMA,
         "created": time.time(),
         **described[0],
+        "firewall": tree.root.fds.firewall,
         "births": tree.births,
         "semaphores": tree.semaphores,
         "queues": tree.queues,

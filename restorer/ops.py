@@ -61,7 +61,7 @@ Arg: TypeAlias = int | Data | Slot | Ctl | Tree
 class STAGE:
     """Where processes wait for each other (wr_tree.stages): all shared memory is there, all IDs are taken,
     all groups joined and pagers there, fds lent that only one could open, fds borrowed, all names of unix
-    sockets bound.
+    sockets bound, hardly anything left to do, TCP connections free to speak.
     """
 
     shared = Tree(0)
@@ -70,6 +70,8 @@ class STAGE:
     lent = Tree(12)
     borrowed = Tree(16)
     named = Tree(20)
+    settled = Tree(24)
+    unblocked = Tree(28)
 
 
 class CTL:

@@ -63,6 +63,7 @@ __all__ = [
     "Store",
     "VerifyReport",
     "default_path",
+    "firewall_of",
     "open_store",
     "processes",
     "read_manifest",
@@ -398,6 +399,16 @@ def processes(blob: bytes) -> list[ProcessEntry]:
         )
     entries = [wire.PROCESS.unpack_from(blob, offset + i * wire.PROCESS.size) for i in range(count)]
     return [ProcessEntry(entry[4], entry[5], entry[6]) for entry in entries]
+
+
+def firewall_of(store: Store, name: str) -> str:
+    """The nftables table that blocks the TCP connections of image `name`; "" for none, or no such image, or
+    one that cannot be read any more.
+    """
+    try:
+        return str(read_manifest(store.load(name)).get("firewall", ""))
+    except (ImageNotFound, StoreError):
+        return ""
 
 
 def read_manifest(blob: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import harness
-from tests.live.harness import Program, Restored, Restorer
+from tests.live.harness import CHECKPOINT_OPTIONS, Program, Restored, Restorer
 
 LIVE = Path(__file__).parent / "live"
 
@@ -120,7 +120,7 @@ def roundtrip(restorer: Restorer, program: Callable[[str], Program]) -> Callable
 
     def run(name: str, *arguments: object) -> Restored:
         started = program(name)
-        restorer.checkpoint(started.pid, name)
+        restorer.checkpoint(started.pid, name, *CHECKPOINT_OPTIONS.get(name, ()))
         assert started.reap() == -9
         restored = restorer.restore(name, *arguments)
         started.go()

@@ -19,6 +19,7 @@ class Tcp(StrEnum):
 
     REFUSE = "refuse"
     CLOSE = "close"
+    ESTABLISHED = "established"
 
 
 def command(
@@ -28,7 +29,7 @@ def command(
         bool, typer.Option("--leave-running", "-R", help="Let it run on; else it is killed once stored.")
     ] = False,
     tcp: Annotated[
-        Tcp, typer.Option(help="Established TCP connections: refuse, or store them closed.")
+        Tcp, typer.Option(help="Established TCP connections: refuse, store them closed, or as they are.")
     ] = Tcp.REFUSE,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of an image so named.")] = False,
     json: JsonOption = False,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from restorer.errors import Refused
+from restorer.firewall import Firewall
 from restorer.program import SLOT, STAGE, Image, Slot, ok_or
 from restorer.state import (
     anonymous,
@@ -29,6 +30,7 @@ from restorer.state import (
     pipes,
     sockets,
     stdio,
+    tcp,
     timerfds,
     unixsockets,
 )
@@ -51,7 +53,7 @@ from restorer.tracee import Tracee
 
 Object: TypeAlias = File | PipeEnd | Anonymous | InetSocket | UnixSocket | Stdio
 
-_Kind = TypeVar("_Kind", Epoll, TimerFd, UnixSocket)
+_Kind = TypeVar("_Kind", Epoll, InetSocket, TimerFd, UnixSocket)
 
 _F_SETOWN_EX, _F_GETOWN_EX, _F_SETSIG, _F_GETSIG = 15, 16, 10, 11
 _F_OWNER_TID, _F_OWNER_PID, _F_OWNER_PGRP = 0, 1, 2
@@ -92,7 +94,8 @@ class Fds:
     """The table of one process, whose ID is `pid` as the program knows it; descriptions and pipes are those
     of all its tree. `homes` has for each description the index of the process that is to put back what only
     a holder can. `cwd` is what relative names of unix sockets start from. `locks` are (fd, lock): POSIX
-    locks are of a process, others of a description.
+    locks are of a process, others of a description. `firewall` is the nftables table that blocks the tree's
+    TCP connections until a restore, "" for none.
     """
 
     process: int
@@ -103,20 +106,24 @@ class Fds:
     pipes: tuple[Pipe, ...]
     cwd: str
     locks: tuple[tuple[int, Lock], ...]
+    firewall: str
 
     def is_home(self, fd: Fd) -> bool:
         """Whether this process is the one to put back what belongs to the description."""
         return self.homes[fd.description] == self.process
 
 
-def capture(tracees: Sequence[Tracee], *, tcp_close: bool = False) -> list[Fds]:
+def capture(
+    tracees: Sequence[Tracee], *, tcp_close: bool = False, firewall: Firewall | None = None
+) -> list[Fds]:
     """Reads all fds of a tree, one table for each process; nothing in the targets changes. Raises Refused
     naming every fd that cannot be restored.
 
-    With tcp_close, TCP connections are taken as connections the peer has reset.
+    With tcp_close, TCP connections are taken as connections the peer has reset; with a `firewall`, which
+    blocks them, as they are.
     """
     found = [descriptors.read(tracee.pid, number) for tracee in tracees for number in tracee.process.fds()]
-    return _Capture(tracees, found, tcp_close).tables()
+    return _Capture(tracees, found, tcp_close, firewall).tables()
 
 
 def reset_connections(tracees: Sequence[Tracee], tables: Sequence[Fds]) -> None:
@@ -126,13 +133,28 @@ def reset_connections(tracees: Sequence[Tracee], tables: Sequence[Fds]) -> None:
         sockets.reset_connections(tracee, [descriptors.read(tracee.pid, number) for number in sorted(kept)])
 
 
+def close_connections_quietly(tracees: Sequence[Tracee], tables: Sequence[Fds]) -> None:
+    """Lets the kill that must follow say nothing to the peers of established TCP connections."""
+    for tracee, table in zip(tracees, tables, strict=True):
+        for number, state in _first_numbers(table, InetSocket):
+            if state.connection:
+                sockets.close_connections_quietly(tracee, [descriptors.read(tracee.pid, number)])
+
+
 class _Capture:
     """The state of one capture: descriptors on one side, descriptions and pipes found so far on the other."""
 
-    def __init__(self, tracees: Sequence[Tracee], found: list[Descriptor], tcp_close: bool) -> None:
+    def __init__(
+        self,
+        tracees: Sequence[Tracee],
+        found: list[Descriptor],
+        tcp_close: bool,
+        firewall: Firewall | None,
+    ) -> None:
         self.tracees = {tracee.pid: tracee for tracee in tracees}
         self.found = found
         self.tcp_close = tcp_close
+        self.firewall = firewall
         self.numbers = {pid: frozenset(one.number for one in found if one.pid == pid) for pid in self.tracees}
         self.sockets = frozenset(one.stat.st_ino for one in found if one.link.startswith("socket:"))
         self.outside = Outside(tracees, found, self.sockets)
@@ -163,6 +185,7 @@ class _Capture:
                 pipes=tuple(self.captured_pipes),
                 cwd=tracee.process.cwd(),
                 locks=self._locks(pid, homes, holders),
+                firewall=self.firewall.table if self.firewall and self.firewall.lasting else "",
             )
             for process, (pid, tracee) in enumerate(self.tracees.items())
         ]
@@ -209,7 +232,9 @@ class _Capture:
             return self._pipe_end(descriptor)
         if descriptor.link.startswith("socket:"):
             self.outside.refuse_shared(descriptor, "socket")
-            return sockets.capture(tracee, descriptor, self.sockets, tcp_close=self.tcp_close)
+            return sockets.capture(
+                tracee, descriptor, self.sockets, tcp_close=self.tcp_close, firewall=self.firewall
+            )
         if descriptor.is_anonymous:
             return anonymous.capture(tracee, descriptor, self.numbers[descriptor.pid], self.outside)
         self.outside.refuse_shared(descriptor, descriptor.link)
@@ -367,6 +392,20 @@ def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
         epolls.emit_entries(epoll, number, image, outside)
 
 
+def emit_resume(table: Fds, image: Image) -> None:
+    """Before credentials, and after all else that may fail, in any process: TCP connections speak again."""
+    if not any(isinstance(one.object, InetSocket) and one.object.connection for one in table.descriptions):
+        return
+    image.main.add(STAGE.settled)
+    if table.process == 0:
+        image.main.wait(STAGE.settled, image.processes)
+        tcp.emit_unblock(table.firewall, image)
+        image.main.add(STAGE.unblocked)
+    image.main.wait(STAGE.unblocked)
+    for number, state in _first_numbers(table, InetSocket):
+        inet.emit_resume(state, number, image)
+
+
 def emit_late(table: Fds, image: Image) -> None:
     """After credentials: SO_PEERCRED of a listening unix socket is that of the last listen(2)."""
     for number, state in _first_numbers(table, UnixSocket):
@@ -450,12 +489,17 @@ class _Emit:
         self.slots: dict[int, Slot] = {}
 
     def open_all(self) -> dict[int, Slot]:
-        for index in range(len(self.table.descriptions)):
+        # A connection may be bound beside a listening socket, but not the other way round.
+        for index in sorted(range(len(self.table.descriptions)), key=self._is_connection):
             if index not in self.slots:
                 self.slots[index] = self._open(index)
         for index, opened in self.opened.items():
             pipes.finish(self.table.pipes[index], opened, self.opener)
         return self.slots
+
+    def _is_connection(self, index: int) -> bool:
+        state = self.table.descriptions[index].object
+        return isinstance(state, InetSocket) and state.connection is not None
 
     def _open(self, index: int) -> Slot:
         state = self.table.descriptions[index].object

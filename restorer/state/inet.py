@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP and UDP sockets without a live connection: unbound, bound, listening, connected UDP, reset TCP.
+"""TCP and UDP sockets: unbound, bound, listening, connected UDP, TCP connections.
 
-Connections are not carried over: their other end is somewhere else. With tcp_close they come back reset by
-the peer, as if the network had failed. Connections in an accept queue which the program has not taken are
-reset too, and datagrams which it has not read are lost, as the network may lose them.
+Connections are refused, or come back reset by the peer, as if the network had failed (tcp_close), or come
+back (given a firewall: tcp.py). Connections in an accept queue which the program has not taken have no fd
+to read them by: they are reset, or refused where connections are to come back. Datagrams which the program
+has not read are lost, as the network may lose them.
 """
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import select
 import socket
 import struct
+import termios
 from dataclasses import dataclass
 
-from restorer.program import Data, Image, Slot
-from restorer.state import multicast, sockdiag, sockopts
+from restorer.firewall import Firewall, Flow
+from restorer.program import Data, Image, Slot, exactly
+from restorer.state import multicast, sockdiag, sockopts, tcp
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.state.sockopts import SO_LINGER, SO_REUSEADDR, SOL_SOCKET, Option
@@ -26,12 +30,20 @@ _MPTCP = 262
 _TCP_INFO = 11
 _TCP_CLOSE, _TCP_LISTEN = 7, 10
 _SOMAXCONN = 4096
+_PIECE_BYTES = 32768
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_OVER = ("reset", "ended")
+_CONNECTION_HINT = (
+    "the address must be on this machine, no one else have the connection, and CAP_NET_ADMIN given"
+)
 _LOOPBACK = ("127.0.0.1", 0)
 
 
 @dataclass(frozen=True)
 class InetSocket:
-    """`state` is unbound, bound, listening, connected (UDP) or reset; addresses are (host, port, scope)."""
+    """`state` is unbound, bound, listening, connected (UDP), established, reset or ended (by both sides);
+    addresses are (host, port, scope). `unread` is what a connection that is over has still to give.
+    """
 
     family: int
     type: int
@@ -43,25 +55,40 @@ class InetSocket:
     lost_connections: int
     options: tuple[Option, ...]
     flags: int
+    connection: tcp.Connection | None = None
+    flow: Flow | None = None
+    unread: bytes = b""
     kind: str = "inet"
 
 
-def capture(descriptor: Descriptor, sock: socket.socket, tcp_close: bool) -> InetSocket:
-    """Describes a socket, `sock` being a duplicate. Raises Refused for connections unless tcp_close."""
+def capture(
+    descriptor: Descriptor, sock: socket.socket, tcp_close: bool, firewall: Firewall | None = None
+) -> InetSocket:
+    """Describes a socket, `sock` being a duplicate. Raises Refused for connections unless tcp_close or with a
+    `firewall`, which then blocks them.
+    """
     protocol = sock.getsockopt(SOL_SOCKET, socket.SO_PROTOCOL)
     name = _supported(descriptor, sock, protocol)
     if sockopts.has_filter(sock.fileno()):
         raise descriptor.refused(f"{name} socket with a BPF filter cannot be checkpointed")
     local, remote = _address(sock.getsockname()), _remote(sock)
     state = _state(sock, local, remote)
+    over = state in _OVER
     if state == "connection":
+        if firewall is not None:
+            return _established(descriptor, sock, protocol, firewall)
         if not tcp_close:
             raise descriptor.refused(
                 f"TCP connection {_text(local)} to {_text(remote)} cannot be checkpointed",
-                "close connections first, or let them be reset with --tcp close",
+                "close connections first, or see --tcp close and --tcp established",
             )
         state = "reset"
     queue = _queue(descriptor, sock, protocol) if state == "listening" else sockdiag.Listener(0, 0)
+    if queue.pending and firewall is not None:
+        raise descriptor.refused(
+            f"{queue.pending} TCP connections to {_text(local)} wait to be accepted",
+            "try again when they are",
+        )
     return InetSocket(
         family=int(sock.family),
         type=int(sock.type),
@@ -73,13 +100,39 @@ def capture(descriptor: Descriptor, sock: socket.socket, tcp_close: bool) -> Ine
         lost_connections=queue.pending,
         options=(*_options(sock, protocol, state), *_groups(descriptor, sock)),
         flags=descriptor.kept_flags,
+        unread=_unread(sock) if over else b"",
+    )
+
+
+def _established(
+    descriptor: Descriptor, sock: socket.socket, protocol: int, firewall: Firewall
+) -> InetSocket:
+    if protocol != socket.IPPROTO_TCP:
+        raise descriptor.refused(
+            "multipath TCP connection cannot be checkpointed", "close it, or see --tcp close"
+        )
+    options = tcp.options(sockopts.capture(sock, protocol))
+    connection, flow = tcp.capture(descriptor, sock, firewall)
+    return InetSocket(
+        family=int(sock.family),
+        type=int(sock.type),
+        protocol=protocol,
+        state="established",
+        local=_address(sock.getsockname()),
+        remote=_address(sock.getpeername()),
+        backlog=0,
+        lost_connections=0,
+        options=options,
+        flags=descriptor.kept_flags,
+        connection=connection,
+        flow=flow,
     )
 
 
 def _options(sock: socket.socket, protocol: int, state: str) -> tuple[Option, ...]:
     """Of a connection, TCP_MAXSEG tells what was agreed on, not what was asked for."""
     options = sockopts.capture(sock, protocol)
-    if state != "reset":
+    if state not in _OVER:
         return options
     return tuple(one for one in options if (one.level, one.number) != (socket.IPPROTO_TCP, socket.TCP_MAXSEG))
 
@@ -104,19 +157,26 @@ def _state(sock: socket.socket, local: tuple[str, int, int] | None, remote: obje
             return "listening"
         if sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] != _TCP_CLOSE:
             return "connection"
-        if _was_connected(sock):
-            return "reset"
+        events = _events(sock)
+        if events & (select.POLLRDHUP | select.POLLERR):
+            return "reset" if events & select.POLLERR else "ended"
     elif remote:
         return "connected"
     return "bound" if local and local[1] else "unbound"
 
 
-def _was_connected(sock: socket.socket) -> bool:
+def _events(sock: socket.socket) -> int:
     """A closed socket which never was connected reports a hang-up only (tcp_poll)."""
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
-    events = dict(poll.poll(0)).get(sock.fileno(), 0)
-    return bool(events & (select.POLLRDHUP | select.POLLERR))
+    return dict(poll.poll(0)).get(sock.fileno(), 0)
+
+
+def _unread(sock: socket.socket) -> bytes:
+    """What a connection that is over has left; asked for only if there is any, or its error would be taken."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    return sock.recv(count[0], socket.MSG_PEEK | socket.MSG_DONTWAIT) if count[0] else b""
 
 
 def _queue(descriptor: Descriptor, sock: socket.socket, protocol: int) -> sockdiag.Listener:
@@ -169,10 +229,13 @@ def emit(state: InetSocket, image: Image, opener: Opener, about: str) -> Slot:
     with image.about(f"{about}: {describe(state)}", "the network must be set up as it was"):
         kind = state.type | socket.SOCK_CLOEXEC
         fd = opener.open(NR.socket, state.family, kind, state.protocol)
-        if state.state == "reset":
-            _emit_reset(state, fd, image, opener)
+        if state.state in _OVER:
+            _emit_over(state, fd, image, opener)
     sockopts.emit(state.options, fd, image, about)
     with image.about(f"{about}: {describe(state)}", _hint(state)):
+        if state.connection:
+            _emit_connection(state, state.connection, fd, image)
+            return fd
         if state.local:
             _emit_bind(state, state.local, fd, image)
         if state.remote:
@@ -182,7 +245,22 @@ def emit(state: InetSocket, image: Image, opener: Opener, about: str) -> Slot:
     return fd
 
 
+def _emit_connection(state: InetSocket, connection: tcp.Connection, fd: Slot, image: Image) -> None:
+    assert state.local and state.remote
+    names = pack(state.family, state.local), pack(state.family, state.remote)
+    tcp.emit(connection, state.flags, fd, names, image)
+
+
+def emit_resume(state: InetSocket, number: int, image: Image) -> None:
+    """Lets a connection speak again, in the restored process, where it is `number`."""
+    if state.connection and state.flow:
+        with image.about(f"fd {number}: {describe(state)}", _CONNECTION_HINT):
+            tcp.emit_resume(state.connection, state.flow, number, image)
+
+
 def _hint(state: InetSocket) -> str:
+    if state.connection:
+        return _CONNECTION_HINT
     if not state.local:
         return ""
     port = state.local[1]
@@ -210,8 +288,10 @@ def _set_int(image: Image, fd: Slot, number: int, value: int) -> None:
     image.shared.syscall(NR.setsockopt, fd, SOL_SOCKET, number, data, 4)
 
 
-def _emit_reset(state: InetSocket, fd: Slot, image: Image, opener: Opener) -> None:
-    """Connects to a listener of our own on the loopback, whose end is then closed without lingering: RST."""
+def _emit_over(state: InetSocket, fd: Slot, image: Image, opener: Opener) -> None:
+    """Connects to a listener of our own on the loopback, which sends what is unread; its end is then
+    closed, for a reset without lingering: RST.
+    """
     program = image.shared
     packed = pack(socket.AF_INET, (*_LOOPBACK, 0))
     address = image.data(packed)
@@ -223,10 +303,25 @@ def _emit_reset(state: InetSocket, fd: Slot, image: Image, opener: Opener) -> No
     target, size = _loopback_for(state, image, address)
     program.syscall(NR.connect, fd, target, size)
     other = opener.open(NR.accept4, listener, 0, 0, os.O_CLOEXEC)
-    no_linger = image.data(struct.pack("<ii", 1, 0))
-    program.syscall(NR.setsockopt, other, SOL_SOCKET, SO_LINGER, no_linger, 8)
+    _emit_unread(state, fd, other, image)
+    if state.state == "reset":
+        no_linger = image.data(struct.pack("<ii", 1, 0))
+        program.syscall(NR.setsockopt, other, SOL_SOCKET, SO_LINGER, no_linger, 8)
     opener.close(other)
+    if state.state == "ended":
+        program.syscall(NR.shutdown, fd, socket.SHUT_WR)
     opener.close(listener)
+
+
+def _emit_unread(state: InetSocket, fd: Slot, other: Slot, image: Image) -> None:
+    if len(state.unread) > _PIECE_BYTES:
+        room = image.data(struct.pack("<i", 2 * len(state.unread) + (1 << 20)), align=4)
+        for end, number in ((fd, _SO_RCVBUFFORCE), (other, _SO_SNDBUFFORCE)):
+            image.shared.syscall(NR.setsockopt, end, SOL_SOCKET, number, room, 4)
+    for at in range(0, len(state.unread), _PIECE_BYTES):
+        piece = state.unread[at : at + _PIECE_BYTES]
+        data, size = image.data(piece), len(piece)
+        image.shared.syscall(NR.sendto, other, data, size, socket.MSG_DONTWAIT, 0, 0, expect=exactly(size))
 
 
 def _loopback_for(state: InetSocket, image: Image, address: Data) -> tuple[Data, int]:

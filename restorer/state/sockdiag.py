@@ -19,6 +19,8 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TCPF_LISTEN = 1 << 10
 _UNIX_SHOW = 0x02 | 0x04 | 0x10
 _UNIX_VFS, _UNIX_PEER, _UNIX_RQLEN, _UNIX_SHUTDOWN = 1, 2, 4, 6
+_ALL_STATES = 0xFFFFFFFF
+_INET_MD5SIG, _INET_MESSAGE_BYTES = 18, 72
 _HEADER = struct.Struct("=IHHII")
 _NO_COOKIE = 0xFFFFFFFF
 
@@ -51,6 +53,19 @@ def inet_listeners(family: int, protocol: int) -> dict[int, Listener]:
         rqueue, wqueue, _uid, inode = struct.unpack_from("=4I", message, 56)
         found[inode] = Listener(rqueue, wqueue)
     return found
+
+
+def has_tcp_signatures(sock: socket.socket) -> bool:
+    """Whether a TCP connection has keys for TCP_MD5SIG (RFC 2385), which no call reads."""
+    (here, here_port, *_), (there, there_port, *scope) = sock.getsockname(), sock.getpeername()
+    ends = (socket.inet_pton(sock.family, host.partition("%")[0]).ljust(16, b"\0") for host in (here, there))
+    ports = struct.pack(">HH", here_port, there_port)
+    interface = scope[1] if len(scope) == 2 else 0
+    head = struct.pack("=BBBxI", sock.family, socket.IPPROTO_TCP, 0, _ALL_STATES)
+    request = head + ports + b"".join(ends) + struct.pack("=III", interface, _NO_COOKIE, _NO_COOKIE)
+    for message in _ask(request, 0):
+        return any(kind == _INET_MD5SIG for kind, _ in _attributes(message[_INET_MESSAGE_BYTES:]))
+    raise Refused(f"TCP connection to {there}:{there_port} is not in this network namespace")
 
 
 def unix_socket(inode: int) -> UnixInfo:

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from restorer.state import inet, sockdiag, unixsockets
+from restorer.firewall import Firewall
+from restorer.state import inet, sockdiag, tcp, unixsockets
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.inet import InetSocket
 from restorer.state.unixsockets import UnixSocket
@@ -20,12 +21,17 @@ _NAMES = {
 
 
 def capture(
-    tracee: Tracee, descriptor: Descriptor, own: frozenset[int], *, tcp_close: bool
+    tracee: Tracee,
+    descriptor: Descriptor,
+    own: frozenset[int],
+    *,
+    tcp_close: bool,
+    firewall: Firewall | None = None,
 ) -> InetSocket | UnixSocket:
     """Describes one socket; `own` are the inodes of all sockets of the target. Raises Refused by name."""
     with _duplicate(tracee, descriptor) as sock:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            return inet.capture(descriptor, sock, tcp_close)
+            return inet.capture(descriptor, sock, tcp_close, firewall)
         if sock.family == socket.AF_UNIX:
             return unixsockets.capture(descriptor, sock, own)
         name = _NAMES.get(int(sock.family), f"address family {int(sock.family)}")
@@ -49,6 +55,13 @@ def reset_connections(tracee: Tracee, descriptors: list[Descriptor]) -> None:
     for descriptor in descriptors:
         with _duplicate(tracee, descriptor) as sock:
             inet.reset_at_end(sock)
+
+
+def close_connections_quietly(tracee: Tracee, descriptors: list[Descriptor]) -> None:
+    """Lets the end of the target say nothing to the other ends; only for a target about to be killed."""
+    for descriptor in descriptors:
+        with _duplicate(tracee, descriptor) as sock:
+            tcp.close_quietly(sock)
 
 
 @contextmanager

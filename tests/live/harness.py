@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("RESTORER_BIN", ROOT / ".venv" / "bin"))
 PROGRAMS = ROOT / "tests" / "programs"
 
+# What the programs of tests/programs need to be checkpointed.
+CHECKPOINT_OPTIONS = {"tcp_inside": ("--tcp", "established")}
 POLL_S = 0.005
 WORKDIR_PREFIX = "restorer-test-"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -117,6 +119,22 @@ def kill_all_but(spared: set[int]) -> None:
     """Ends and reaps all our descendants but those; whom they leave to us when they end, too."""
     while left := [pid for pid in descendants(os.getpid()) if pid not in spared]:
         kill_all(left)
+
+
+@contextmanager
+def occupied(pid: int) -> Iterator[None]:
+    """A child of ours has this PID, which must be free."""
+    while True:
+        # proc_sys_kernel(5): the next process gets the number after it, if nobody is quicker.
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+        try:
+            if child.pid == pid:
+                yield
+                return
+        finally:
+            child.kill()
+            child.wait()
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.live.harness import PROGRAMS, Program, Restored, Restorer
+from tests.live.harness import CHECKPOINT_OPTIONS, PROGRAMS, Program, Restored, Restorer
 
-# `stopped` has to be woken; `verify` is for tests that damage the store.
-NAMES = sorted({path.stem for path in PROGRAMS.glob("*.c")} - {"stopped", "verify"})
+# `stopped` has to be woken; `verify` is for tests that damage the store, `tcp_outside` has a peer.
+NAMES = sorted({path.stem for path in PROGRAMS.glob("*.c")} - {"stopped", "tcp_outside", "verify"})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,7 +27,7 @@ def test_pid_namespace(roundtrip: Callable[..., Restored], name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_original_goes_on(restorer: Restorer, program: Callable[[str], Program], name: str) -> None:
     started = program(name)
-    restorer.checkpoint(started.pid, "image", "-R")
+    restorer.checkpoint(started.pid, "image", "-R", *CHECKPOINT_OPTIONS.get(name, ()))
     started.go()
     assert started.result() == "ok\n"
     assert started.reap() == 0
