@@ -3,6 +3,7 @@
 # make build   .venv/bin/restorer and .venv/bin/restorer-launch
 # make demo    checkpoint a service while it is serving, restore it lazily, print what that took
 # make test    unit and live tests (live ones need root); sets everything up, apt and pip included
+# make test-images  real programs (redis, PostgreSQL, ...) taken under load; installs them with apt
 # make bench   the measurements of README.md
 # make lint    ruff, mypy, clang-format, warnings as errors, sanitizers
 PYTHON ?= python3
@@ -15,7 +16,7 @@ C_SOURCES = $(wildcard native/*/*.[ch] tests/programs/*.[ch] images/*/*.[ch] ben
 PY_SOURCES := restorer setup.py scripts bench images tests
 PYTEST_ARGS ?=
 
-.PHONY: all build demo test unit bench lint format clean native
+.PHONY: all build demo test test-images unit bench lint format clean native
 all: build
 
 build: $(VENV)/.installed native
@@ -55,6 +56,11 @@ demo: build
 
 test: build $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/live
+
+# Never a part of `test`, which skips what is not installed: this installs it.
+test-images: build $(VENV)/.test
+	@sh scripts/setup-debian.sh $$($(BIN)/python -m images.missing)
+	RESTORER_IMAGES=all $(BIN)/python -m pytest $(PYTEST_ARGS) tests/live/test_images.py
 
 unit: build $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit

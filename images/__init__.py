@@ -22,9 +22,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-__all__ = ["NAMES", "AnswerError", "HttpRecipe", "Recipe", "free_port", "http_get", "load"]
+__all__ = [
+    "NAMES",
+    "PROGRAMS",
+    "SERVICES",
+    "AnswerError",
+    "HttpRecipe",
+    "Recipe",
+    "free_port",
+    "http_get",
+    "load",
+]
 
 NAMES = ("http_cache", "http_numpy", "threads", "sqlite")
+# Those of images/installed.py: services, and what is restored in the foreground.
+SERVICES = ("memcached", "node", "java", "redis", "nginx", "postgres", "pool")
+PROGRAMS = (*SERVICES, "make")
 
 
 class AnswerError(AssertionError):
@@ -186,7 +199,7 @@ def free_port() -> int:
 
 def load(name: str, workdir: Path) -> Recipe:
     """The recipe `name` with its files in `workdir`, which exists. KeyError for an unknown name."""
-    if name not in NAMES:
+    if name not in (*NAMES, *PROGRAMS):
         raise KeyError(name)
     recipe = importlib.import_module(f"images.{name}.recipe").RECIPE(workdir)
     assert isinstance(recipe, Recipe)

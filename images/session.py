@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from images import Recipe
 
-__all__ = ["Restored", "Session", "anonymous_bytes", "disk_bytes", "kill"]
+__all__ = ["Restored", "Session", "anonymous_bytes", "descendants", "disk_bytes", "kill"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_TIMEOUT_S = 30.0
@@ -140,6 +140,18 @@ def kill(pid: int) -> None:
             time.sleep(0.001)  # its launcher reaps it
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} has been killed, and nobody reaps it")
+
+
+def descendants(pid: int) -> list[int]:
+    """PIDs of all processes below `pid`, zombies included; none when it has gone."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as children:
+                found += [int(word) for word in children.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ends at this moment, and its children are another's
+    return found + [below for child in found for below in descendants(child)]
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nginx, master and two workers, under wrk; serves files, reloads, ends in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from images import AnswerError, free_port
+from images.installed import InstalledHttp, tool
+from images.records import record, spread
+from images.session import descendants
+
+FILES = 200
+_WORKERS = 2
+_CONFIGURATION = """
+worker_processes {workers}; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+    access_log off; sendfile on; open_file_cache max=100 inactive=60s; default_type text/plain;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    proxy_cache_path {folder}/cache keys_zone=answers:10m;
+    limit_req_zone $binary_remote_addr zone=all:4m rate=1000000r/s;
+    server {{
+        listen 127.0.0.1:{port} backlog=511; root {folder}/www; limit_req zone=all burst=1000;
+        location /cached/ {{
+            proxy_pass http://127.0.0.1:{port}/; proxy_cache answers; proxy_cache_valid 10m;
+        }}
+    }}
+}}
+"""
+
+
+class Nginx(InstalledHttp):
+    name: ClassVar[str] = "nginx"
+    needs: ClassVar[dict[str, str]] = {"nginx": "nginx-light", "wrk": "wrk"}
+    probe: ClassVar[str] = "/71"
+    processes: ClassVar[int] = 1 + _WORKERS
+    end_signal: ClassVar[int] = signal.SIGQUIT
+
+    def __init__(self, workdir: Path) -> None:
+        super().__init__(workdir)
+        self.folder = workdir / "nginx"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.port = free_port()
+        (self.folder / "www").mkdir(parents=True, exist_ok=True)
+        for number in range(FILES):
+            (self.folder / "www" / str(number)).write_text(_page(number))
+        configuration = _CONFIGURATION.format(folder=self.folder, port=self.port, workers=_WORKERS)
+        (self.folder / "nginx.conf").write_text(configuration)
+        return self.spawn(tool("nginx"), "-e", self.folder / "error.log", "-c", self.folder / "nginx.conf")
+
+    def kept(self) -> list[Path]:
+        return [self.folder]
+
+    def compare_probe(self, answer: bytes) -> None:
+        _compare(71, answer)
+
+    def check(self) -> None:
+        self._ask_all()
+        self._reload()
+        self._ask_all()
+        self._run_wrk()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """wrk keeps 32 connections open; those that the checkpoint closes are errors to it, and no others."""
+        url = f"http://127.0.0.1:{self.port}/150"
+        with subprocess.Popen(
+            [tool("wrk"), "-t2", "-c32", "-d60s", url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as load:
+            try:
+                self._wait_busy()
+                yield
+            finally:
+                load.kill()
+
+    def _wait_busy(self) -> None:
+        """Until wrk's 32 connections are there."""
+        deadline = time.monotonic() + 30
+        while self._established() < 32:
+            if time.monotonic() > deadline:
+                raise TimeoutError("wrk does not connect")
+            time.sleep(0.01)
+
+    def _established(self) -> int:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        port = f"0100007F:{self.port:04X}"
+        return sum(fields[1] == port and fields[3] == "01" for fields in map(str.split, lines))
+
+    def _ask_all(self) -> None:
+        for number in range(FILES):
+            _compare(number, self.get(f"/{number}"))
+            if number % 10 == 0:
+                _compare(number, self.get(f"/cached/{number}"))
+
+    def _reload(self) -> None:
+        """As `nginx -s reload` does; other workers answer then."""
+        master = int((self.folder / "nginx.pid").read_text())
+        before = set(descendants(master))
+        os.kill(master, signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while len(now := set(descendants(master)) - before) < _WORKERS or set(descendants(master)) & before:
+            if time.monotonic() > deadline:
+                raise AnswerError(f"nginx: after a reload its children are {now}, and before {before}")
+            time.sleep(0.01)
+
+    def _run_wrk(self) -> None:
+        said = self.ask("wrk", "-t2", "-c32", "-d1s", f"http://127.0.0.1:{self.port}/150")
+        if "Socket errors" in said or "Non-2xx" in said or "requests in" not in said:
+            raise AnswerError(f"nginx: wrk says {said}")
+
+
+def _page(number: int) -> str:
+    return "".join(record(spread(number * 100 + part, 1 << 30)) for part in range(1 + number % 100))
+
+
+def _compare(number: int, answer: bytes) -> None:
+    if answer.decode() != _page(number):
+        raise AnswerError(f"nginx: /{number} has {len(answer)} bytes, and something wrong")
+
+
+RECIPE = Nginx

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs of Debian (images/): taken under load, restored twice from one image, asked by their own clients.
+
+What is not installed is skipped by name; `make test-images` installs all of them and runs this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import images
+from images.installed import Installed
+from tests.live.harness import Restored, Restorer, descendants, still_running, wait_until
+
+ROUNDS = 2
+
+
+@pytest.fixture
+def recipe(request: pytest.FixtureRequest, workdir: Path, cleanup: None) -> Iterator[Installed]:
+    """The recipe named by the parameter, its program started and its first answers right."""
+    recipe = images.load(request.param, workdir)
+    assert isinstance(recipe, Installed)
+    if missing := recipe.missing():
+        reason = f"not installed: {' '.join(missing)}; make test-images"
+        pytest.fail(reason) if os.environ.get("RESTORER_IMAGES") == "all" else pytest.skip(reason)
+    with recipe:
+        recipe.start()
+        recipe.wait_ready()
+        yield recipe
+
+
+def take(recipe: Installed, restorer: Restorer) -> None:
+    """Checkpoints it under load; its processes have ended and been reaped."""
+    with recipe.busy():
+        restorer.checkpoint(recipe.pid, recipe.name, *recipe.options)
+    births = json.loads(restorer.ok("show", recipe.name, "--json"))["manifest"]["births"]["processes"]
+    assert len(births) >= recipe.processes
+    taken = [task["session"]["pid"] for one in births for task in (one, *one["zombies"])]
+    wait_until(lambda: not still_running(taken), "the processes that were taken to end")
+    recipe.keep()
+
+
+def end(recipe: Installed, restored: Restored) -> None:
+    """It ends in good order, and nothing of it stays."""
+    everybody = [restored.pid, *descendants(restored.pid)]
+    os.kill(restored.pid, recipe.end_signal)
+    wait_until(lambda: not still_running(everybody), f"{recipe.name} to end by {recipe.end_signal}", 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", images.SERVICES, indirect=True)
+def test_service_taken_under_load(recipe: Installed, restorer: Restorer) -> None:
+    recipe.check()
+    take(recipe, restorer)
+    for _ in range(ROUNDS):
+        recipe.put_back()
+        restored = restorer.restore(recipe.name)
+        recipe.first_request()
+        recipe.check()
+        restored.wait_loaded()
+        recipe.check()
+        end(recipe, restored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["make"], indirect=True)
+def test_build_goes_on(recipe: Installed, restorer: Restorer) -> None:
+    take(recipe, restorer)
+    for _ in range(ROUNDS):
+        recipe.put_back()
+        with restorer.foreground(recipe.name, stdin=subprocess.DEVNULL) as process:
+            recipe.attach(process)
+            recipe.check()
