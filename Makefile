@@ -16,7 +16,7 @@ C_SOURCES = $(wildcard native/*/*.[ch] tests/programs/*.[ch] images/*/*.[ch] ben
 PY_SOURCES := restorer setup.py scripts bench images tests
 PYTEST_ARGS ?=
 
-.PHONY: all build demo test test-images unit bench lint format clean native
+.PHONY: all build demo test test-images bench-images unit bench lint format clean native
 all: build
 
 build: $(VENV)/.installed native
@@ -67,6 +67,10 @@ unit: build $(VENV)/.test
 
 bench: build $(VENV)/.test
 	@$(BIN)/python -m bench
+
+# Of what test-images installs.
+bench-images: build $(VENV)/.test
+	@$(BIN)/python -m images.measure
 
 lint: build $(VENV)/.lint $(VENV)/.test
 	$(BIN)/ruff check $(PY_SOURCES)

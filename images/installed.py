@@ -27,12 +27,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from images import AnswerError, HttpRecipe, Recipe
 from images.session import descendants, kill
 
-__all__ = ["Clients", "Installed", "InstalledHttp", "Lines", "find_tool", "tool"]
+__all__ = ["Clients", "Idle", "Installed", "InstalledHttp", "Lines", "Load", "find_tool", "tool"]
 
 # Where Debian puts what only root, or only its own wrappers, are meant to run.
 _FOLDERS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/15/bin")
@@ -54,6 +54,20 @@ def tool(command: str) -> str:
     return path
 
 
+class Load(Protocol):
+    """Clients that are at work."""
+
+    def errors(self) -> str:
+        """What has befallen their connections so far, "" when nothing has; they may end by it."""
+
+
+class Idle:
+    """No clients."""
+
+    def errors(self) -> str:
+        return ""
+
+
 class Installed(Recipe):
     """A program of Debian. `needs` are commands and the packages that bring them."""
 
@@ -71,11 +85,14 @@ class Installed(Recipe):
         """The packages to install first."""
         return sorted({package for command, package in cls.needs.items() if find_tool(command) is None})
 
-    def busy(self) -> AbstractContextManager[object]:
+    def busy(self) -> AbstractContextManager[Load]:
         """While this is entered clients are at work, and they are when it has been. What they find wrong is
         raised at the end.
         """
-        return nullcontext()
+        return nullcontext(Idle())
+
+    def save(self) -> None:
+        """Before a cold start is measured: writes to disk what such a program reads when it starts."""
 
     def kept(self) -> list[Path]:
         """Files and folders that the program writes to, which must be as they were when it is restored."""
@@ -132,7 +149,7 @@ class InstalledHttp(Installed, HttpRecipe):
 
     options = ("--tcp", "close")
 
-    def busy(self) -> AbstractContextManager[object]:
+    def busy(self) -> AbstractContextManager[Load]:
         return Clients(self._client)
 
     def _client(self) -> Callable[[], None]:
@@ -149,12 +166,12 @@ class Clients:
         self._stop = threading.Event()
         self._answers = [0] * count
         self._wrong: list[AnswerError] = []
+        self._errors: list[str] = []
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(count)]
 
-    @property
-    def answers(self) -> int:
-        """How many all of them have got."""
-        return sum(self._answers)
+    def errors(self) -> str:
+        """Of connections that ended, or were not taken."""
+        return "; ".join(self._errors)
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -189,7 +206,8 @@ class Clients:
             except AnswerError as error:
                 self._wrong.append(error)
                 return
-            except (OSError, EOFError):
+            except (OSError, EOFError) as error:
+                self._errors.append(str(error))
                 self._stop.wait(_RETRY_S)
 
 

@@ -66,9 +66,10 @@ class Restored:
         raise TimeoutError(f"process {self.pid} is not loaded after {timeout_s:.0f} s")
 
     def kill(self) -> None:
-        """Kill the restored process and wait until it has gone."""
+        """Kill the restored process and all below it, and wait until they have gone."""
         if self.pid:
-            kill(self.pid)
+            for pid in (self.pid, *descendants(self.pid)):
+                kill(pid)
             self.pid = 0
 
 
@@ -104,6 +105,12 @@ class Session:
         """The checkpoint's JSON."""
         return self.run("checkpoint", str(pid), name, *options)
 
+    def reap(self, name: str) -> None:
+        """Wait until the processes of an image, which the checkpoint has killed, have left their PIDs."""
+        births = self.run("show", name)["manifest"]["births"]["processes"]
+        for task in (task for one in births for task in (one, *one["zombies"])):
+            _wait_gone(task["session"]["pid"])
+
     def restore(self, name: str, *options: str) -> Restored:
         """Start `restorer restore -d`; do not wait for it."""
         stats = self.folder / f"stats-{len(self._restored)}.jsonl"
@@ -132,6 +139,10 @@ def kill(pid: int) -> None:
         pass
     finally:
         os.close(pidfd)
+    _wait_gone(pid)
+
+
+def _wait_gone(pid: int) -> None:
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while os.path.exists(f"/proc/{pid}"):
         try:

@@ -30,13 +30,15 @@ class Java(InstalledHttp):
             source = Path(__file__).with_name("Server.java")
             subprocess.run([tool("javac"), "-d", self.workdir, source], check=True)
         self.port = free_port()
-        return self.spawn(
+        process = self.spawn(
             tool("java"), "-Xmx1g", "-cp", self.workdir, "Server", str(self.port), str(self.records)
         )
+        self._counters = Path("/tmp", f"hsperfdata_{getpass.getuser()}", str(process.pid))
+        return process
 
     def kept(self) -> list[Path]:
         """The counters that jps and jstat look at: the JVM maps this file, and deletes it at its end."""
-        return [Path("/tmp", f"hsperfdata_{getpass.getuser()}", str(self.pid))]
+        return [self._counters]
 
     def compare_probe(self, answer: bytes) -> None:
         self._compare("record", 71, answer, record(71))

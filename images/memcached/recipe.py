@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from images import AnswerError, free_port
-from images.installed import Clients, Installed, Lines, tool
+from images.installed import Clients, Installed, Lines, Load, tool
 from images.records import RECORD_BYTES, RECORDS_PER_MB, record, spread
 
 _BATCH = 200
@@ -49,7 +49,7 @@ class Memcached(Installed):
             if self._stat(server, b"curr_items") != self.items + 1:
                 raise AnswerError(f"memcached has {self._stat(server, b'curr_items')} items")
 
-    def busy(self) -> AbstractContextManager[object]:
+    def busy(self) -> AbstractContextManager[Load]:
         return Clients(self._client)
 
     def _client(self) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from images import AnswerError, free_port
-from images.installed import InstalledHttp, tool
+from images.installed import InstalledHttp, Load, tool
 from images.records import record, spread
 from images.session import descendants
 
@@ -71,15 +71,18 @@ class Nginx(InstalledHttp):
         self._run_wrk()
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
-        """wrk keeps 32 connections open; those that the checkpoint closes are errors to it, and no others."""
+    def busy(self) -> Iterator[Load]:
+        """wrk keeps 32 connections open."""
         url = f"http://127.0.0.1:{self.port}/150"
         with subprocess.Popen(
-            [tool("wrk"), "-t2", "-c32", "-d60s", url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [tool("wrk"), "-t2", "-c32", "-d60s", url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as load:
             try:
                 self._wait_busy()
-                yield
+                yield _Wrk(load)
             finally:
                 load.kill()
 
@@ -115,8 +118,27 @@ class Nginx(InstalledHttp):
 
     def _run_wrk(self) -> None:
         said = self.ask("wrk", "-t2", "-c32", "-d1s", f"http://127.0.0.1:{self.port}/150")
-        if "Socket errors" in said or "Non-2xx" in said or "requests in" not in said:
-            raise AnswerError(f"nginx: wrk says {said}")
+        if errors := _wrk_errors(said):
+            raise AnswerError(f"nginx: wrk says {errors}")
+
+
+class _Wrk:
+    """wrk as it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def errors(self) -> str:
+        """It prints its figures when it is interrupted."""
+        self._process.send_signal(signal.SIGINT)
+        return _wrk_errors(self._process.communicate(timeout=30)[0])
+
+
+def _wrk_errors(said: str) -> str:
+    """The complaints among what it prints."""
+    if "requests in" not in said:
+        return f"no figures: {said}"
+    return "; ".join(line.strip() for line in said.splitlines() if "errors" in line or "Non-2xx" in line)
 
 
 def _page(number: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from images import AnswerError, free_port
-from images.installed import Installed, tool
+from images.installed import Installed, Load, tool
 
 _CLIENTS = 4
 _UNPRIVILEGED = ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups")
@@ -95,19 +95,23 @@ class Postgres(Installed):
         self._sql("VACUUM ANALYZE pgbench_history")
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Iterator[Load]:
         """pgbench's clients write without a pause."""
         done = self._transactions()
         command = ["pgbench", *self._address(), "-n", "-c", str(_CLIENTS), "-T", "120", "postgres"]
-        with subprocess.Popen(
-            [*_UNPRIVILEGED, tool(command[0]), *command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as load:
+        complaints = self.workdir / "pgbench.log"
+        with (
+            complaints.open("wb") as log,
+            subprocess.Popen(
+                [*_UNPRIVILEGED, tool(command[0]), *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            ) as load,
+        ):
             try:
                 self._wait_busy(done)
-                yield
+                yield _Pgbench(load, complaints)
             finally:
                 load.kill()
 
@@ -138,6 +142,18 @@ class Postgres(Installed):
 
     def _as_postgres(self, command: str, *arguments: str) -> str:
         return self.ask(_UNPRIVILEGED[0], *_UNPRIVILEGED[1:], tool(command), *arguments)
+
+
+class _Pgbench:
+    """pgbench as it runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], complaints: Path) -> None:
+        self._process, self._complaints = process, complaints
+
+    def errors(self) -> str:
+        """It says which of its clients were aborted, and ends when all are."""
+        ended = "pgbench has ended; " if self._process.poll() is not None else ""
+        return ended + self._complaints.read_text()
 
 
 RECIPE = Postgres

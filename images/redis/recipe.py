@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from images import AnswerError, free_port
-from images.installed import Clients, Installed, Lines, tool
+from images.installed import Clients, Installed, Lines, Load, tool
 from images.records import RECORD_BYTES, RECORDS_PER_MB, record, spread
 
 _BATCH = 200
@@ -43,8 +43,12 @@ class Redis(Installed):
         return [self.data]
 
     def wait_ready(self) -> None:
-        self.until_answered(self._fill, self.ready_timeout_s)
-        self.first_request()
+        if not (self.data / "dump.rdb").exists():
+            self.until_answered(self._fill, self.ready_timeout_s)
+        self.first_request(self.ready_timeout_s)
+
+    def save(self) -> None:
+        self._cli("SAVE")
 
     def first_request(self, timeout_s: float = 30.0) -> None:
         self.until_answered(self._first, timeout_s)
@@ -61,12 +65,12 @@ class Redis(Installed):
         self._check_saved()
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
-        with Clients(self._client):
+    def busy(self) -> Iterator[Load]:
+        with Clients(self._client) as clients:
             self._cli("BGSAVE")
             if "rdb_bgsave_in_progress:1" not in self._cli("INFO", "persistence"):
                 raise AnswerError("redis: the save is over before the checkpoint begins")
-            yield
+            yield clients
 
     def _check_all(self) -> None:
         """Every key, by connections of our own: a process a key would take for ever."""
@@ -123,6 +127,8 @@ class Redis(Installed):
 
 def _compare(server: Lines, number: int) -> None:
     head = server.line()
+    if head.startswith(b"-LOADING"):
+        raise EOFError("redis is reading its dump")
     if head != f"${RECORD_BYTES}".encode() or server.block(RECORD_BYTES) != record(number).encode():
         raise AnswerError(f"redis: GET record-{number} gave {head!r} and something wrong")
 

@@ -69,6 +69,16 @@ def test_service_taken_under_load(recipe: Installed, restorer: Restorer) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", images.PROGRAMS, indirect=True)
+def test_original_and_its_clients_notice_nothing(recipe: Installed, restorer: Restorer) -> None:
+    with recipe.busy() as load:
+        for _ in range(3):
+            restorer.checkpoint(recipe.pid, recipe.name, "-R", "--replace", *recipe.options)
+        assert load.errors() == ""
+    recipe.check()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["make"], indirect=True)
 def test_build_goes_on(recipe: Installed, restorer: Restorer) -> None:
     take(recipe, restorer)
