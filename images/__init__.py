@@ -37,7 +37,8 @@ __all__ = [
 NAMES = ("http_cache", "http_numpy", "threads", "sqlite")
 # Those of images/installed.py: services, and what is restored in the foreground.
 SERVICES = ("memcached", "node", "java", "redis", "nginx", "postgres", "pool")
-PROGRAMS = (*SERVICES, "make")
+FOREGROUND = ("make",)
+PROGRAMS = (*SERVICES, *FOREGROUND)
 
 
 class AnswerError(AssertionError):

@@ -79,11 +79,25 @@ def test_original_and_its_clients_notice_nothing(recipe: Installed, restorer: Re
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["make"], indirect=True)
-def test_build_goes_on(recipe: Installed, restorer: Restorer) -> None:
+@pytest.mark.parametrize("recipe", images.FOREGROUND, indirect=True)
+def test_foreground_goes_on(recipe: Installed, restorer: Restorer) -> None:
     take(recipe, restorer)
     for _ in range(ROUNDS):
         recipe.put_back()
-        with restorer.foreground(recipe.name, stdin=subprocess.DEVNULL) as process:
+        with restorer.foreground(recipe.name, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             recipe.attach(process)
+            recipe.first_request()
             recipe.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["memcached", "node", "java"], indirect=True)
+def test_copies_side_by_side(recipe: Installed, restorer: Restorer) -> None:
+    take(recipe, restorer)
+    taken, ports = recipe.port, []
+    for _ in range(ROUNDS):
+        ports.append(images.free_port())
+        restorer.restore(recipe.name, "--pid", "ns", "-p", f"{ports[-1]}:{taken}")
+    for recipe.port in (*ports, *ports):
+        recipe.first_request()
+        recipe.check()
