@@ -39,6 +39,7 @@ from restorer.state import (
     personality,
     posix_timers,
     prctls,
+    ptys,
     registers,
     rlimits,
     scheduling,
@@ -226,7 +227,8 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
     for state in tree.processes:
         root = images[0] if images else None
         images.append(Image(len(state.threads), tree.fd_base, f"main {state.pid}", root))
-    births.emit(tree.births, images, [state.name for state in tree.processes])
+    ptys.emit_pairs(tree.root.fds.ptys, images[0])
+    births.emit(tree.births, images, [state.name for state in tree.processes], tree.root.fds.ptys)
     for state, image in zip(tree.processes, images, strict=True):
         _emit_address_space(state, image)
         uffd = _emit_memory(state, image)
@@ -263,7 +265,7 @@ def _emit_memory(state: CheckpointState, image: Image) -> Slot:
 
 def _emit_tasks(tree: TreeState, state: CheckpointState, image: Image, uffd: Slot) -> None:
     threads.emit_spawn(tuple(part.thread for part in state.threads), image)
-    births.emit_groups(tree.births, image)
+    births.emit_groups(tree.births, state.fds.ptys, image)
     userfault.emit_send(uffd, image)
     pager.emit_spawn(image)
     pager.emit(state.leader.credentials, uffd, image)

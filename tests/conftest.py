@@ -79,6 +79,7 @@ def workdir(request: pytest.FixtureRequest) -> Iterator[Path]:
     path.chmod(0o755)  # for programs that give up their powers
     failed = request.session.testsfailed
     yield path
+    harness.unmount_below(path)
     if request.session.testsfailed == failed:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -24,7 +24,8 @@ from restorer import wire
 from restorer.errors import Refused
 from restorer.procfs import Process
 from restorer.program import STAGE, Data, Image, Program, Slot, ok_or
-from restorer.state import channel, session, threads
+from restorer.state import channel, ptys, session, threads
+from restorer.state.ptys import Pty
 from restorer.state.session import Session
 from restorer.syscalls import NR
 
@@ -163,14 +164,17 @@ def _lost_groups(sessions: Sequence[Session], zombies: Sequence[Session]) -> dic
     return lost
 
 
-def emit(births: Births, images: Sequence[Image], names: Sequence[str]) -> None:
-    """Forks everybody: the first ops of each main program. `names` are for messages."""
+def emit(births: Births, images: Sequence[Image], names: Sequence[str], pairs: Sequence[Pty]) -> None:
+    """Forks everybody: the first ops of each main program. `names` are for messages; `pairs` have been made:
+    who is forked after the leader of its session has taken one for a terminal inherits that.
+    """
     for one, image in zip(births.processes, images, strict=True):
         for child in one.before:
             _emit_child(births, child, image, images[child], names[child])
         if one.session.leads_session:
             with image.about("session"):
                 image.main.syscall(NR.setsid)
+            ptys.emit_controlling(pairs, one.session.pid, image)
         for child in one.after:
             _emit_child(births, child, image, images[child], names[child])
         for zombie in one.zombies:
@@ -256,13 +260,13 @@ def _emit_meet_groups(births: Births, own: Session, program: Program) -> None:
         program.syscall(NR.setpgid, 0, own.group)
 
 
-def emit_groups(births: Births, image: Image) -> None:
+def emit_groups(births: Births, pairs: Sequence[Pty], image: Image) -> None:
     """After the threads have been made: from here on nobody needs an ID of its own choice."""
-    if births.tasks == 1:
-        return
     own = births.processes[image.index].session
-    with image.about(f"process group {own.group}"):
-        _emit_meet_groups(births, own, image.main)
+    if births.tasks > 1:
+        with image.about(f"process group {own.group}"):
+            _emit_meet_groups(births, own, image.main)
+    ptys.emit_foreground(pairs, (own.pid, own.session, own.terminal), image)
 
 
 def emit_settled(births: Births, image: Image) -> None:

@@ -28,6 +28,7 @@ from restorer.state import (
     inet,
     locks,
     pipes,
+    ptys,
     sockets,
     stdio,
     tcp,
@@ -44,6 +45,7 @@ from restorer.state.locks import Lock
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
 from restorer.state.pipes import Opened, Pipe, PipeEnd
+from restorer.state.ptys import HungUp, Pty, PtyEnd
 from restorer.state.sharing import Descriptions
 from restorer.state.stdio import Stdio
 from restorer.state.timerfds import TimerFd
@@ -51,7 +53,7 @@ from restorer.state.unixsockets import UnixSocket
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
-Object: TypeAlias = File | PipeEnd | Anonymous | InetSocket | UnixSocket | Stdio
+Object: TypeAlias = File | PipeEnd | PtyEnd | HungUp | Anonymous | InetSocket | UnixSocket | Stdio
 
 _Kind = TypeVar("_Kind", Epoll, InetSocket, TimerFd, UnixSocket)
 
@@ -91,9 +93,9 @@ class Fd:
 
 @dataclass(frozen=True)
 class Fds:
-    """The table of one process, whose ID is `pid` as the program knows it; descriptions and pipes are those
-    of all its tree. `homes` has for each description the index of the process that is to put back what only
-    a holder can. `cwd` is what relative names of unix sockets start from. `locks` are (fd, lock): POSIX
+    """The table of one process, whose ID is `pid` as the program knows it; descriptions, pipes and ptys are
+    those of all its tree. `homes` has for each description the index of the process that is to put back what
+    only a holder can. `cwd` is what relative names of unix sockets start from. `locks` are (fd, lock): POSIX
     locks are of a process, others of a description. `firewall` is the nftables table that blocks the tree's
     TCP connections until a restore, "" for none.
     """
@@ -104,6 +106,7 @@ class Fds:
     descriptions: tuple[Description, ...]
     homes: tuple[int, ...]
     pipes: tuple[Pipe, ...]
+    ptys: tuple[Pty, ...]
     cwd: str
     locks: tuple[tuple[int, Lock], ...]
     firewall: str
@@ -183,6 +186,7 @@ class _Capture:
                 descriptions=objects,
                 homes=tuple(order.index(home.pid) for home in homes),
                 pipes=tuple(self.captured_pipes),
+                ptys=tuple(self.outside.ptys.captured),
                 cwd=tracee.process.cwd(),
                 locks=self._locks(pid, homes, holders),
                 firewall=self.firewall.table if self.firewall and self.firewall.lasting else "",
@@ -228,6 +232,8 @@ class _Capture:
         tracee = self.tracees[descriptor.pid]
         if self.outside.is_stdio(descriptor):
             return stdio.capture(descriptor, self.outside.streams(descriptor.pid))
+        if self.outside.ptys.has(descriptor):
+            return self.outside.ptys.capture(descriptor)
         if descriptor.is_fifo and not descriptor.flags & os.O_PATH:
             return self._pipe_end(descriptor)
         if descriptor.link.startswith("socket:"):
@@ -331,6 +337,8 @@ def lent(tables: Sequence[Fds]) -> list[int]:
 
 
 def _is_carried(state: Object) -> bool:
+    if isinstance(state, PtyEnd):
+        return state.end == ptys.TTY
     return isinstance(state, File) and state.content is not None
 
 
@@ -426,6 +434,8 @@ def _about(table: Fds, number: int, description: int) -> str:
         return f"fd {number}: {state.path}"
     if isinstance(state, Stdio):
         return f"fd {number}: {state.stream}"
+    if isinstance(state, PtyEnd):
+        return f"fd {number}: {state.end} of {table.ptys[state.pty]}"
     return f"fd {number}: {state.kind}"
 
 
@@ -493,6 +503,7 @@ class _Emit:
         for index in sorted(range(len(self.table.descriptions)), key=self._is_connection):
             if index not in self.slots:
                 self.slots[index] = self._open(index)
+        ptys.emit_finish(self.table.ptys, self.image, self.opener)
         for index, opened in self.opened.items():
             pipes.finish(self.table.pipes[index], opened, self.opener)
         return self.slots
@@ -514,6 +525,10 @@ class _Emit:
                 return files.emit(state, self.images[self.table.homes[index]], self.opener)
             if isinstance(state, PipeEnd):
                 return self._open_pipe(state)
+            if isinstance(state, PtyEnd):
+                return self._open_pty(state, self.images[self.table.homes[index]])
+            if isinstance(state, HungUp):
+                return ptys.emit_hung_up(state, self.image, self.opener)
             if isinstance(state, Stdio):
                 return stdio.emit(state)
             return anonymous.emit(state, self.image, self.opener)
@@ -523,6 +538,11 @@ class _Emit:
         if end.pipe not in self.opened:
             self.opened[end.pipe] = pipes.emit(pipe, self.image, self.opener)
         return pipes.emit_end(end, pipe, self.opened[end.pipe], self.image, self.opener)
+
+    def _open_pty(self, end: PtyEnd, home: Image) -> Slot:
+        if end.end == ptys.TTY:
+            return ptys.emit_tty(end, home)
+        return ptys.emit_end(end, self.table.ptys[end.pty], self.image, self.opener)
 
     def _open_unix(self, index: int, state: UnixSocket, about: str) -> Slot:
         if state.state != "pair":

@@ -173,7 +173,7 @@ def _events(sock: socket.socket) -> int:
 
 
 def _unread(sock: socket.socket) -> bytes:
-    """What a connection that is over has left; asked for only if there is any, or its error would be taken."""
+    """What a connection that is over has left; not asked for if nothing, or its error would be taken."""
     count = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
     return sock.recv(count[0], socket.MSG_PEEK | socket.MSG_DONTWAIT) if count[0] else b""

@@ -7,9 +7,10 @@ import os
 from collections.abc import Sequence
 
 from restorer.native import kcmp
-from restorer.state import holders, locks, sockets, stdio
+from restorer.state import holders, locks, sockets, terminals
 from restorer.state.descriptors import KCMP_FILE, Descriptor
 from restorer.state.holders import Holder
+from restorer.state.ptys import Ptys
 from restorer.tracee import Tracee
 
 RESTORABLE_INODES = frozenset(
@@ -32,6 +33,7 @@ class Outside:
         self._holders = holders.find(
             self._tracees, frozenset(one.link for one in found if _is_shareable(one))
         )
+        self.ptys = Ptys(self._tracees, found)
         self._streams: dict[int, dict[int, Descriptor]] = {pid: {} for pid in self._tracees}
         for one in found:
             if one.number <= 2 and self._leads_outside(one):
@@ -49,11 +51,13 @@ class Outside:
 
     def is_stdio(self, descriptor: Descriptor) -> bool:
         """Whether restore gives its own stdin, stdout or stderr for this fd."""
-        return stdio.is_terminal(descriptor) or (_is_shareable(descriptor) and descriptor.link in self._links)
+        if terminals.is_terminal(descriptor):
+            return not self.ptys.has(descriptor)
+        return _is_shareable(descriptor) and descriptor.link in self._links
 
     def _leads_outside(self, descriptor: Descriptor) -> bool:
-        if stdio.is_terminal(descriptor):
-            return True
+        if terminals.is_terminal(descriptor):
+            return not self.ptys.has(descriptor)
         if descriptor.is_fifo and not descriptor.flags & os.O_PATH:
             return bool(self._holders[descriptor.link]) or not self._has_other_end(descriptor)
         if descriptor.link.startswith("socket:"):

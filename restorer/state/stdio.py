@@ -11,15 +11,13 @@ streams belong to whoever shares them: O_NONBLOCK stays as restore finds it.
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 
 from restorer.program import SLOT, Slot
+from restorer.state import terminals
 from restorer.state.descriptors import Descriptor
 
 STREAMS = ("stdin", "stdout", "stderr")
-_TTY_MAJORS = frozenset({4, 5, 136, 137, 138, 139, 140, 141, 142, 143, 204, 188, 229})
-_PTMX = (5, 2)
 
 
 @dataclass(frozen=True)
@@ -31,18 +29,6 @@ class Stdio:
     kind: str = "stdio"
 
 
-def is_terminal(descriptor: Descriptor) -> bool:
-    """A tty of any kind but the master side of a pty."""
-    mode, rdev = descriptor.stat.st_mode, descriptor.stat.st_rdev
-    number = (os.major(rdev), os.minor(rdev))
-    return (
-        stat.S_ISCHR(mode)
-        and number[0] in _TTY_MAJORS
-        and number != _PTMX
-        and not descriptor.flags & os.O_PATH
-    )
-
-
 def capture(descriptor: Descriptor, outside: dict[int, Descriptor]) -> Stdio:
     """The stream for an outside fd. `outside` are those of 0, 1 and 2 that lead outside.
 
@@ -50,10 +36,14 @@ def capture(descriptor: Descriptor, outside: dict[int, Descriptor]) -> Stdio:
     """
     if outside.get(descriptor.number, descriptor).pid == descriptor.pid and descriptor.number in outside:
         return Stdio(STREAMS[descriptor.number], descriptor.link)
+    if terminals.is_console(descriptor):
+        raise descriptor.refused(
+            "/dev/console is not restored but as one of stdin, stdout and stderr", "close it first"
+        )
     for number in _preference(descriptor):
         if number in outside and _matches(descriptor, outside[number]):
             return Stdio(STREAMS[number], descriptor.link)
-    what = "terminal" if is_terminal(descriptor) else "pipe or socket"
+    what = "terminal" if terminals.is_terminal(descriptor) else "pipe or socket"
     raise descriptor.refused(
         f"{what} {descriptor.link} leads outside, and is none of stdin, stdout and stderr", "close it first"
     )
@@ -64,8 +54,8 @@ def _preference(descriptor: Descriptor) -> tuple[int, int, int]:
 
 
 def _matches(descriptor: Descriptor, candidate: Descriptor) -> bool:
-    if is_terminal(descriptor):
-        return is_terminal(candidate)
+    if terminals.is_terminal(descriptor):
+        return terminals.is_terminal(candidate)
     one, other = descriptor.access, candidate.access
     return descriptor.link == candidate.link and other in (os.O_RDWR, one)
 

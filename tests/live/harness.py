@@ -31,6 +31,7 @@ WORKDIR_PREFIX = "restorer-test-"
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_KCMP = 312
 _KCMP_VM = 1
+_MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -337,6 +338,16 @@ def mounts() -> set[str]:
     """All mounts but those inside of work folders: other tests, running at the same time, have theirs."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line for line in lines if f"/{WORKDIR_PREFIX}" not in line}
+
+
+def unmount_below(folder: Path) -> None:
+    """What programs have mounted in their work folder, and could not unmount: a restore with --pid ns has
+    mounts of its own.
+    """
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        point = line.split()[4]
+        if point.startswith(f"{folder}/"):
+            _libc.umount2(point.encode(), _MNT_DETACH)
 
 
 def missing_requirement() -> str:
