@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from restorer.errors import PrivilegeError
 from restorer.program import Image, Slot, exactly
 from restorer.state import terminals
 from restorer.state.terminals import TCXONC, TIOCPKT, TIOCSTI, Settings
@@ -58,8 +59,9 @@ def input_bytes(slave: int) -> int:
 
 def capture(master: int, slave: int, settings: Settings) -> Queues:
     """`slave` is an fd of our own, O_NONBLOCK; nobody else may read or write meanwhile. Both queues are as
-    they were afterwards, also when it fails.
+    they were afterwards, also when it fails. Raises PrivilegeError.
     """
+    _refuse_powerless(slave)
     taken = _Taken(master, slave, settings)
     with _nonblocking(master), _without_packets(master):
         try:
@@ -67,6 +69,15 @@ def capture(master: int, slave: int, settings: Settings) -> Queues:
         finally:
             taken.put_back()
     return Queues(bytes(taken.typed), bytes(taken.output), taken.stopped)
+
+
+def _refuse_powerless(fd: int) -> None:
+    try:
+        # The rights come before the address, which is none (tiocsti in tty_io.c).
+        fcntl.ioctl(fd, TIOCSTI, 1)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise PrivilegeError("putting keys back into a terminal (TIOCSTI)", "run as root") from None
 
 
 @contextmanager

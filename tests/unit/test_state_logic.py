@@ -158,7 +158,7 @@ def family(*sessions: tuple[int, int, int], parents: tuple[int, ...]) -> births.
 def images_of(tree: births.Births) -> list[Image]:
     root = Image()
     images = [root, *(Image(root=root, name=f"main {i}") for i in range(1, len(tree.processes)))]
-    births.emit(tree, images, ["name"] * len(images))
+    births.emit(tree, images, ["name"] * len(images), ())
     return images
 
 

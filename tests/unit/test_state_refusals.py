@@ -98,7 +98,31 @@ FDS = {
         "e = select.epoll(); r, w = os.pipe(); d = os.dup(r); e.register(r); os.close(r)",
         r"fd \d+: epoll watches a file that was added as fd \d+",
     ),
-    "pty master": ("m, s = os.openpty()", r"fd \d+: device .*5:2 cannot"),
+    "shared pty master": (
+        "m, s = os.openpty()\nif os.fork() == 0: os.close(s); sys.stdin.read(); os._exit(0)",
+        r"fd \d+: terminal /dev/pts/\d+ is shared with process \d+",
+    ),
+    "shared pty slave": (
+        "m, s = os.openpty()\nif os.fork() == 0: os.close(m); sys.stdin.read(); os._exit(0)",
+        r"fd \d+: terminal /dev/pts/\d+ is shared with process \d+",
+    ),
+    "pty of another session": (
+        "m, s = os.openpty(); a, b = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "  os.setsid(); fcntl.ioctl(s, 0x540E, 0); os.closerange(3, 10); os.close(1); sys.stdin.read()\n"
+        "  os._exit(0)\n"
+        "os.close(b); os.read(a, 1)",
+        r"fd \d+: /dev/pts/\d+ is the controlling terminal of session \d+",
+    ),
+    "full pty": (
+        "import tty; m, s = os.openpty(); tty.setraw(s); os.write(m, b'x' * 4000)\n"
+        "while not select.select([s], [], [], 1)[0]: pass",
+        r"fd \d+: more than 3500 bytes were typed into /dev/pts/\d+",
+    ),
+    "packet status": (
+        "m, s = os.openpty(); fcntl.ioctl(m, 0x5420, b'\\1\\0\\0\\0'); fcntl.ioctl(s, 0x540B, 1)",
+        r"fd \d+: a status of packet mode of /dev/pts/\d+ was not read",
+    ),
     "signals to another": (
         "r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())",
         r"fd \d+: signals of pipe:.* go to process \d+",
@@ -114,6 +138,16 @@ def capture_fds(tracee: Tracee) -> object:
 def test_fds(start: Start, what: str) -> None:
     code, message = FDS[what]
     assert re.search(message, refusal(start(code), capture_fds))
+
+
+def test_console(start: Start) -> None:
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        os.close(os.open("/dev/console", flags))
+    except OSError as error:
+        pytest.skip(f"/dev/console: {error.strerror}")
+    text = refusal(start(f"f = os.open('/dev/console', {flags})"), capture_fds)
+    assert re.search(r"fd \d+: /dev/console is not restored", text)
 
 
 def test_all_of_them_are_named(start: Start) -> None:
