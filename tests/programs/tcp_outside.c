@@ -68,7 +68,8 @@ static void expect_read(int fd, const char *text)
     while (at < length && (got = recv(fd, found + at, length - at, 0)) > 0)
         at += (size_t)got;
     if (at != length || memcmp(found, text, length) != 0)
-        test_differs("read %zu bytes \"%s\" (%s), not \"%s\"", at, found, got < 0 ? strerror(errno) : "-", text);
+        test_differs("read %zu bytes \"%s\" (%s), not \"%s\"", at, found, got < 0 ? strerror(errno) : "-",
+                     text);
 }
 
 static void expect_end(int fd)
