@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.live.harness import Program, Restorer, ipc_exists, ipc_objects, remove_ipc
+from tests.live.harness import Program, Restorer, ipc_exists, ipc_objects, kill_all, remove_ipc
 
 OPTION = {"sem": "-s", "msg": "-q"}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -41,6 +41,7 @@ def test_found_as_it_was_not(restorer: Restorer, stored: Program) -> None:
     stored.go()
     assert stored.result(first) == "ok\n"
     first.wait_gone()
+    kill_all([first.pid])  # with its memory there it is our child, whom nobody has waited for
     stored.reset()
     again = restorer.restore("image")
     stored.go()
