@@ -101,11 +101,16 @@ def test_no_signal_is_lost(built: Callable[[str], str], start: Start, mode: str)
     total = 3000
     child = start(built("signals"), str(total), mode)
 
+    libc = ctypes.CDLL(None)
+
+    def send_one(value: int) -> None:
+        while libc.sigqueue(child.pid, signal.SIGRTMIN, ctypes.c_void_p(value)) != 0:
+            time.sleep(0.001)
+
     def send() -> None:
-        libc = ctypes.CDLL(None)
-        for value in range(total):
-            while libc.sigqueue(child.pid, signal.SIGRTMIN, ctypes.c_void_p(value)) != 0:
-                time.sleep(0.001)
+        # All but the last, with which the program ends: it must not while it is being seized.
+        for value in range(total - 1):
+            send_one(value)
             if value % 8 == 0:
                 time.sleep(0.001)
 
@@ -119,6 +124,7 @@ def test_no_signal_is_lost(built: Callable[[str], str], start: Start, mode: str)
                 thread.resume_regs()
         rounds += 1
         time.sleep(0.002)
+    send_one(total - 1)
     out, _ = child.communicate()
     assert out.split() == [str(total), str(total * (total - 1) // 2), "0"]
     assert rounds > 50
