@@ -288,6 +288,7 @@ def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) 
 def _emit_last(state: CheckpointState, image: Image) -> None:
     vmas.emit_late(state.memory, image)
     personality.emit(state.personality, image)
+    fds.emit_watches(state.fds, image)
     fds.emit_resume(state.fds, image)
     # PR_SET_DUMPABLE acts on the mm, and any task's change of credentials resets it (commit_creds): after
     # them all.

@@ -6,21 +6,21 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from restorer.program import Image, Slot
-from restorer.state import epolls, eventfds, signalfds, timerfds
+from restorer.state import epolls, eventfds, inotify, signalfds, timerfds
 from restorer.state.descriptors import Descriptor
 from restorer.state.epolls import Epoll
 from restorer.state.eventfds import EventFd
+from restorer.state.inotify import Inotify
 from restorer.state.opening import Opener
 from restorer.state.outside import RESTORABLE_INODES, Outside
 from restorer.state.signalfds import SignalFd
 from restorer.state.timerfds import TimerFd
 from restorer.tracee import Tracee
 
-Anonymous: TypeAlias = Epoll | EventFd | SignalFd | TimerFd
+Anonymous: TypeAlias = Epoll | EventFd | Inotify | SignalFd | TimerFd
 
 # In words for a user.
 _WORDS = {
-    "inotify": "inotify",
     "[io_uring]": "io_uring",
     "[fanotify]": "fanotify",
     "[userfaultfd]": "userfaultfd",
@@ -43,6 +43,8 @@ def capture(tracee: Tracee, descriptor: Descriptor, numbers: frozenset[int], out
         return eventfds.capture(descriptor)
     if label == "[eventpoll]":
         return epolls.capture(descriptor, numbers)
+    if descriptor.link == inotify.LINK:
+        return inotify.capture(tracee, descriptor, outside.found)
     if label == "[signalfd]":
         return signalfds.capture(descriptor)
     if label == "[timerfd]":
@@ -55,6 +57,8 @@ def emit(state: Anonymous, image: Image, opener: Opener) -> Slot:
     """Makes it in the launcher."""
     if isinstance(state, EventFd):
         return eventfds.emit(state, image, opener)
+    if isinstance(state, Inotify):
+        return inotify.emit(state, opener)
     if isinstance(state, SignalFd):
         return signalfds.emit(state, image, opener)
     if isinstance(state, TimerFd):

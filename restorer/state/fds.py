@@ -26,6 +26,7 @@ from restorer.state import (
     epolls,
     files,
     inet,
+    inotify,
     locks,
     pipes,
     ptys,
@@ -41,6 +42,7 @@ from restorer.state.descriptors import Descriptor, copied
 from restorer.state.epolls import Epoll
 from restorer.state.files import File
 from restorer.state.inet import InetSocket
+from restorer.state.inotify import Inotify
 from restorer.state.locks import Lock
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
@@ -55,7 +57,7 @@ from restorer.tracee import Tracee
 
 Object: TypeAlias = File | PipeEnd | PtyEnd | HungUp | Anonymous | InetSocket | UnixSocket | Stdio
 
-_Kind = TypeVar("_Kind", Epoll, InetSocket, TimerFd, UnixSocket)
+_Kind = TypeVar("_Kind", Epoll, InetSocket, Inotify, TimerFd, UnixSocket)
 
 _F_SETOWN_EX, _F_GETOWN_EX, _F_SETSIG, _F_GETSIG = 15, 16, 10, 11
 _F_OWNER_TID, _F_OWNER_PID, _F_OWNER_PGRP = 0, 1, 2
@@ -398,6 +400,18 @@ def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
     outside = frozenset(fd.number for fd in table.fds if isinstance(_object(table, fd), Stdio))
     for number, epoll in _first_numbers(table, Epoll):
         epolls.emit_entries(epoll, number, image, outside)
+
+
+def emit_watches(table: Fds, image: Image) -> None:
+    """When all is open that this process opens: what tells of that, or stands in its way, comes after it."""
+    if not any(isinstance(one.object, Inotify) for one in table.descriptions):
+        return
+    if image.processes > 1:
+        # The second meeting there: a counter goes on.
+        image.main.add(STAGE.named)
+        image.main.wait(STAGE.named, 2 * image.processes)
+    for number, state in _first_numbers(table, Inotify):
+        inotify.emit_watches(state, number, image)
 
 
 def emit_resume(table: Fds, image: Image) -> None:

@@ -44,7 +44,7 @@ class File:
 def capture(descriptor: Descriptor) -> File:
     """Describes an fd whose link is a path. Raises Refused for deleted files and for devices."""
     _refuse_special(descriptor)
-    if _has_no_name(descriptor):
+    if has_no_name(descriptor):
         return _capture_unnamed(descriptor)
     path = path_of(descriptor)
     status = descriptor.stat
@@ -70,7 +70,8 @@ def _refuse_special(descriptor: Descriptor) -> None:
         raise descriptor.refused(f"{link} belongs to one process of today", "close files of /proc/PID first")
 
 
-def _has_no_name(descriptor: Descriptor) -> bool:
+def has_no_name(descriptor: Descriptor) -> bool:
+    """Whether it is a file whose bytes travel in the image."""
     status = descriptor.stat
     regular = stat.S_ISREG(status.st_mode) and not status.st_nlink and not descriptor.flags & os.O_PATH
     return regular and contents.kind_of(descriptor.link) != ""

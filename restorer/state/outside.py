@@ -7,14 +7,14 @@ import os
 from collections.abc import Sequence
 
 from restorer.native import kcmp
-from restorer.state import holders, locks, sockets, terminals
+from restorer.state import holders, inotify, locks, sockets, terminals
 from restorer.state.descriptors import KCMP_FILE, Descriptor
 from restorer.state.holders import Holder
 from restorer.state.ptys import Ptys
 from restorer.tracee import Tracee
 
 RESTORABLE_INODES = frozenset(
-    f"anon_inode:[{kind}]" for kind in ("eventfd", "eventpoll", "signalfd", "timerfd")
+    (inotify.LINK, *(f"anon_inode:[{kind}]" for kind in ("eventfd", "eventpoll", "signalfd", "timerfd")))
 )
 
 

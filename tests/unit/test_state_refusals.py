@@ -61,7 +61,19 @@ def refusal(child: subprocess.Popen[str], check: Callable[[Tracee], object]) -> 
 
 
 FDS = {
-    "inotify": ("ctypes.CDLL(None).inotify_init()", r"fd \d+: inotify cannot"),
+    "inotify events": (
+        "c = ctypes.CDLL(None); c.inotify_add_watch(c.inotify_init(), b'.', 0x100); open('a', 'w')",
+        r"fd \d+: inotify has 32 bytes of events that were not read",
+    ),
+    "inotify of a deleted file": (
+        "c = ctypes.CDLL(None); os.mkdir('a'); d = os.open('a', os.O_RDONLY)\n"
+        "c.inotify_add_watch(c.inotify_init(), b'a', 0x100); os.rmdir('a')",
+        r"fd \d+: inotify watches inode \d+ of device \d+:\d+, to which no path",
+    ),
+    "shared inotify": (
+        "ctypes.CDLL(None).inotify_init()\nif os.fork() == 0: sys.stdin.read(); os._exit(0)",
+        r"fd \d+: inotify shared with process \d+",
+    ),
     "pidfd": ("fd = os.pidfd_open(os.getpid())", r"fd \d+: pidfd cannot"),
     "deleted": (
         "f = open('gone', 'w'); os.link('gone', 'kept'); os.unlink('gone')",
@@ -151,8 +163,10 @@ def test_console(start: Start) -> None:
 
 
 def test_all_of_them_are_named(start: Start) -> None:
-    text = refusal(start("a = os.pidfd_open(os.getpid()); ctypes.CDLL(None).inotify_init()"), capture_fds)
-    assert re.search(r"fd \d+: pidfd .*; fd \d+: inotify ", text)
+    text = refusal(
+        start("a = os.pidfd_open(1); s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"), capture_fds
+    )
+    assert re.search(r"fd \d+: pidfd .*; fd \d+: netlink ", text)
 
 
 def test_pipe_to_another_process(start: Start) -> None:
