@@ -134,7 +134,7 @@ def _pack_header(parts: Parts, header: Header, layout: _Layout) -> bytes:
         parts.slots,
         *(layout.manifest, len(header.manifest)),
         *(layout.pids, len(header.pids)),
-        0,
+        0 if header.terminal is None else layout.at(header.terminal),
     )
 
 

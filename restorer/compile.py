@@ -22,7 +22,7 @@ from restorer.errors import Refused
 from restorer.firewall import Firewall
 from restorer.frozen import Frozen
 from restorer.model import Vma
-from restorer.program import CTL, Header, Image, ProcessEntry, Segment, Slot
+from restorer.program import CTL, Data, Header, Image, ProcessEntry, Segment, Slot
 from restorer.state import (
     births,
     channel,
@@ -34,6 +34,7 @@ from restorer.state import (
     mm,
     namespaces,
     oom,
+    outer_terminals,
     pager,
     pending,
     personality,
@@ -113,12 +114,15 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class TreeState:
-    """All of a tree but its pages. Fds of a restore lie at or above `fd_base`."""
+    """All of a tree but its pages. Fds of a restore lie at or above `fd_base`. `foreground`: it had the
+    terminal of a session outside.
+    """
 
     births: births.Births
     processes: tuple[CheckpointState, ...]
     semaphores: tuple[sysvsem.Semaphores, ...]
     queues: tuple[sysvmsg.Queue, ...]
+    foreground: outer_terminals.Foreground | None
     fd_base: int
 
     @property
@@ -160,6 +164,7 @@ def capture_tree(frozen: Frozen, *, tcp_close: bool = False, firewall: Firewall 
         processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),
         semaphores=sysvsem.capture(frozen.pids),
         queues=sysvmsg.capture(frozen.pids),
+        foreground=outer_terminals.capture_foreground(frozen.tracees),
         fd_base=max(wire.FD_BASE_MIN, fd_base),
     )
 
@@ -244,7 +249,7 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         _emit_last(state, image)
         for index in range(1, len(state.threads)):
             _emit_thread(state.threads[index], image, index)
-    return images[0].seal(_header(tree, summaries))
+    return images[0].seal(_header(tree, summaries, images[0]))
 
 
 def _emit_address_space(state: CheckpointState, image: Image) -> None:
@@ -312,7 +317,23 @@ def _emit_thread(part: ThreadPart, image: Image, index: int) -> None:
     threads.emit_enter(part.thread, image, index)
 
 
-def _header(tree: TreeState, summaries: Sequence[MemorySummary]) -> Header:
+def _one_of_group(tree: TreeState, pty: ptys.Pty) -> int:
+    sessions = [birth.session for birth in tree.births.processes]
+    groups, pids = [one.group for one in sessions], [one.pid for one in sessions]
+    return groups.index(pty.foreground) if pty.foreground in groups else pids.index(pty.session)
+
+
+def _terminal(tree: TreeState, image: Image) -> Data | None:
+    for pty in tree.root.fds.ptys:
+        if pty.outer:
+            master = image.opened[pty.key(ptys.MASTER)]
+            return outer_terminals.emit(pty.settings, _one_of_group(tree, pty), master, image)
+    if tree.foreground is None:
+        return None
+    return outer_terminals.emit(tree.foreground.settings, tree.foreground.process, None, image)
+
+
+def _header(tree: TreeState, summaries: Sequence[MemorySummary], image: Image) -> Header:
     frames = [part.thread.frame for state in tree.processes for part in state.threads]
     features = 0
     for frame in frames:
@@ -326,6 +347,7 @@ def _header(tree: TreeState, summaries: Sequence[MemorySummary]) -> Header:
         ),
         pids=tree.births.pids,
         manifest=_manifest(tree, summaries),
+        terminal=_terminal(tree, image),
     )
 
 
@@ -386,6 +408,7 @@ def _manifest(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         "births": tree.births,
         "semaphores": tree.semaphores,
         "queues": tree.queues,
+        "foreground": tree.foreground,
         "descendants": described[1:],
     }
     text = json.dumps(document, default=plain, separators=(",", ":"), ensure_ascii=False)

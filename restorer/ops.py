@@ -180,7 +180,9 @@ class ProcessEntry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What compile.py decides of struct wr_header; `pids` are all process IDs that a restore chooses."""
+    """What compile.py decides of struct wr_header; `pids` are all process IDs that a restore chooses,
+    `terminal` is a struct wr_terminal, None for none.
+    """
 
     image_id: int
     xfeatures: int
@@ -188,3 +190,4 @@ class Header:
     processes: tuple[ProcessEntry, ...]
     pids: tuple[int, ...]
     manifest: bytes
+    terminal: Data | None = None

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 MAGIC = b"RSTRIMG\0"
-VERSION = 2
+VERSION = 3
 ARGS = 6
 BASES = 8
 PAGE_BYTES = 4096
@@ -34,6 +34,7 @@ PROGRAM = Struct("<IIII")
 PROCESS = Struct(f"<iIIIQIIQ4I{2 * BASES}Q")
 SEGMENT = Struct("<QQII")
 PORT = Struct("<II")
+TERMINAL = Struct("<44s4HII")
 HEADER = Struct("<8sIIQQQQ18I")
 RECORD = Struct("<QQIIHHI")
 MESSAGE = Struct("<IIQQQ")
@@ -66,7 +67,7 @@ class Header(NamedTuple):
     manifest_bytes: int
     pids_offset: int
     pids_count: int
-    pad: int
+    terminal_offset: int
 
 
 def read_header(blob: bytes) -> Header:

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 enum wr_limits {
-    WR_VERSION = 2,
+    WR_VERSION = 3,
     WR_ARGS = 6,
     WR_BASES = 8,
     WR_PAGE_BYTES = 4096,
@@ -207,7 +207,17 @@ struct wr_header {
     uint32_t manifest_bytes;
     uint32_t pids_offset; /* int32_t[]: every process ID that the restore will choose */
     uint32_t pids_count;
-    uint32_t pad;
+    uint32_t terminal_offset; /* struct wr_terminal, 0 without one */
+};
+
+/* The terminal outside of the tree that it had: what a launcher in the foreground makes of its own. */
+struct wr_terminal {
+    uint8_t modes[44];   /* struct termios2 */
+    uint16_t size[4];    /* struct winsize */
+    uint32_t foreground; /* one of the group in the foreground, or who leads the session */
+    uint32_t
+        master_slot; /* the tree leads a session: the slot of the master of the pair that it gets, which the launcher
+                             holds; WR_NO_SLOT: it is a job, and the terminal is the launcher's own */
 };
 
 /* A port in the image's data which --publish may replace before any program runs. */

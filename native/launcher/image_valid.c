@@ -70,6 +70,18 @@ static bool ports_valid(const struct image *image)
     return true;
 }
 
+static bool terminal_valid(const struct image *image)
+{
+    const struct wr_header *header = image_header(image);
+    if (header->terminal_offset == 0)
+        return true;
+    if (!table_inside(image, header->terminal_offset, 1, sizeof(struct wr_terminal)))
+        return false;
+    const struct wr_terminal *terminal = (const struct wr_terminal *)(image->base + header->terminal_offset);
+    return terminal->foreground < header->processes_count &&
+           (terminal->master_slot == WR_NO_SLOT || terminal->master_slot < WR_SLOTS);
+}
+
 static bool arg_valid(const struct wr_header *header, const struct wr_arg *arg)
 {
     switch (arg->kind) {
@@ -195,6 +207,8 @@ const char *image_invalid(const struct image *image)
         return "a table lies outside of it";
     if (!objects_valid(image) || !ports_valid(image))
         return "an object or a port lies outside of it";
+    if (!terminal_valid(image))
+        return "its terminal is none";
     if (!programs_valid(image))
         return "a program has an impossible op";
     if (!processes_valid(image))

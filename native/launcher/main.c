@@ -29,6 +29,7 @@
 #include "signals.h"
 #include "store_guard.h"
 #include "supervise.h"
+#include "terminal.h"
 
 /* What the kernel takes struct rseq to be at least, and what the C library registers. */
 enum { RSEQ_BYTES = 32 };
@@ -52,6 +53,7 @@ static void clean_up(void)
     if (getpid() != launcher)
         return;
     tree_kill(&launch.tree);
+    terminal_take();
     undo();
     report_cleanup();
     store_guard_end();
@@ -222,6 +224,7 @@ static void start(void)
     fill_slots();
     place_slots(tree_root(tree));
     run_shared();
+    terminal_adopt(&launch);
     share_slots();
     tree_clone(tree, image);
     close_range(image_header(image)->fd_base, ~0U, 0);

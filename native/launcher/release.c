@@ -80,7 +80,7 @@ void release_tree(struct launch *launch)
             stopped = true;
         }
     if (!launch->options.detach)
-        terminal_give(tree);
+        terminal_give(launch);
     for (uint32_t i = tree->count; i-- > 0;)
         release_member(&tree->members[i]);
     launch->resumed_ns = now_ns();

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "say.h"
@@ -53,6 +54,16 @@ void signals_init(void)
     for (int signal = 1; signal <= SIGNALS; signal++)
         syscall(SYS_rt_sigaction, signal, &standard, NULL, KERNEL_SIGSET_BYTES);
     signals_unblock_faults();
+}
+
+void signals_stop_self(void)
+{
+    static const struct timespec now;
+    sigset_t set;
+    kill(getpid(), SIGSTOP);
+    sigemptyset(&set);
+    sigaddset(&set, SIGCONT);
+    sigtimedwait(&set, NULL, &now);
 }
 
 int signals_fd(void)

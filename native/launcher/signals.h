@@ -13,6 +13,9 @@ void signals_init(void);
 void signals_block_all(void);
 void signals_unblock_faults(void);
 
+/* Stops the launcher until somebody continues it; the SIGCONT that did is not for the target. */
+void signals_stop_self(void);
+
 /* A signalfd for what signals_init() has blocked. */
 int signals_fd(void);
 

@@ -18,6 +18,7 @@
 #include "namespace.h"
 #include "proc.h"
 #include "recording.h"
+#include "relay.h"
 #include "report.h"
 #include "say.h"
 #include "signals.h"
@@ -200,17 +201,22 @@ static int poll_timeout_ms(const struct launch *launch)
     for (uint32_t i = 0; i < launch->tree.count; i++)
         if (launch->tree.members[i].phase == PHASE_LEAVING && launch->tree.members[i].teardown_tries < tries)
             tries = launch->tree.members[i].teardown_tries;
-    if (tries == UINT32_MAX)
-        return recording_wait_ms(launch);
+    if (tries == UINT32_MAX) {
+        int wait_ms = recording_wait_ms(launch);
+        bool soon = terminal_wants_time() && (wait_ms < 0 || wait_ms > TERMINAL_WAIT_MS);
+        return soon ? TERMINAL_WAIT_MS : wait_ms;
+    }
     return tries < TRIES_QUICK ? WAIT_QUICK_MS : WAIT_SLOW_MS;
 }
 
-/* fds to wait for: signals, who waits in front of us, and of each member channel, pidfd, pager. */
+/* fds to wait for: signals, who waits in front of us, the relay's, and of each member channel, pidfd, pager. */
 static nfds_t list_fds(const struct launch *launch, struct pollfd *fds, int signals)
 {
     nfds_t n = 0;
     fds[n++] = (struct pollfd){signals, POLLIN, 0};
     fds[n++] = (struct pollfd){detach_fd(), 0, 0};
+    relay_list(&fds[n]);
+    n += RELAY_FDS;
     for (uint32_t i = 0; i < launch->tree.count; i++) {
         const struct member *member = &launch->tree.members[i];
         fds[n++] = (struct pollfd){member->channel, POLLIN, 0};
@@ -228,6 +234,8 @@ static void step(struct launch *launch, struct pollfd *fds, int signals)
     messages_drain(launch);
     read_signals(launch, signals);
     reap(launch);
+    relay_step(&fds[2]);
+    terminal_settle(launch);
     look_at_members(launch);
     if (recording_wait_ms(launch) == 0)
         recording_finish(launch);
@@ -247,7 +255,7 @@ int supervise(struct launch *launch)
 {
     int signals = signals_fd();
     struct tree *tree = &launch->tree;
-    struct pollfd *fds = calloc(2 + 3 * (size_t)tree->count, sizeof(*fds));
+    struct pollfd *fds = calloc(2 + RELAY_FDS + 3 * (size_t)tree->count, sizeof(*fds));
     if (fds == NULL)
         die("no memory for %u processes", tree->count);
     while (!finished(launch))

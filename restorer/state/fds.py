@@ -170,6 +170,7 @@ class _Capture:
     def tables(self) -> list[Fds]:
         holders = self._holders()
         described = [self._describe(fds) for fds in holders]
+        self.outside.ptys.capture_outer()
         self._raise()
         homes = [home for home, _ in described]
         objects = tuple(description for _, description in described)

@@ -6,7 +6,8 @@ the lowest free number, so the launcher makes pairs until it has all that the im
 that is its number plus a constant, so that no op has to choose. Pairs are made before any other description,
 and before the tree, whose session leaders take their slaves for controlling terminals.
 
-A slave whose master has gone is hung up for good: any number serves.
+A slave whose master has gone is hung up for good: any number serves. So it does for the pair that takes the
+place of a terminal outside, see outer_terminals.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ import select
 import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from restorer.errors import ProcessError
+from restorer.errors import ProcessError, Refused
 from restorer.native import kcmp
 from restorer.procfs import Process
 from restorer.program import ANY, Image, Slot
-from restorer.state import holders, ptyqueues, terminals
+from restorer.state import holders, outer_terminals, ptyqueues, terminals
 from restorer.state.descriptors import KCMP_FILE, Descriptor, copied
 from restorer.state.holders import Holder
 from restorer.state.opening import AT_FDCWD, Opener
+from restorer.state.outer_terminals import DEVICE_MASK, Outer
 from restorer.state.ptyqueues import Queues
 from restorer.state.terminals import Settings
 from restorer.syscalls import NR
@@ -41,7 +43,6 @@ PTMX = "/dev/ptmx"
 _Key: TypeAlias = tuple[int, int]
 """(device of the devpts, number)"""
 
-_DEVICE_MASK = 0xFFFFFFFF
 _UNLOCKED = array.array("i", [0]).tobytes()
 _OWN_SLAVE = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 # Of the fds that a launcher has open when pairs are made, at most these lie at or above fd_base.
@@ -52,7 +53,8 @@ _FDS_OF_LAUNCHER, _FDS_OF_PROCESS = 64, 4
 class Pty:
     """A pair. `ptmx` is the path its master was opened by. `slave`: "new" when nobody has opened it ever,
     else "open" or "closed". `owner` is (uid, gid, mode) of its file. `session` is the ID of the session that
-    has it for a controlling terminal, `foreground` the process group that it talks to; 0 for none.
+    has it for a controlling terminal, `foreground` the process group that it talks to; 0 for none. `outer`:
+    the master is held outside of the tree, and by restore after.
     """
 
     index: int
@@ -66,9 +68,14 @@ class Pty:
     exclusive: bool
     session: int
     foreground: int
+    outer: bool = False
 
     def __str__(self) -> str:
         return f"terminal {_folder(self.ptmx)}/{self.index}"
+
+    def key(self, end: str) -> tuple[str, str, int, bool]:
+        """Under which `image.opened` knows one of its ends."""
+        return end, self.ptmx, self.index, self.outer
 
 
 @dataclass(frozen=True)
@@ -106,14 +113,25 @@ class Ptys:
         self._devices = {
             (one.pid, one.number): self._ask_device(one) for one in found if terminals.is_terminal(one)
         }
+        self._outer = outer_terminals.find(tracees.values(), self._sessions_inside())
+        self._outer_index: int | None = None
 
     def has(self, descriptor: Descriptor) -> bool:
         """Whether the fd is one end of a pair of the tree, or a slave that was hung up."""
         if terminals.is_master(descriptor):
             return True
         return terminals.is_terminal(descriptor) and (
-            self._key(descriptor) in self._masters or self._is_hung_up(descriptor)
+            self._key(descriptor) in self._masters
+            or self._is_hung_up(descriptor)
+            or self._is_outer(descriptor)
         )
+
+    def capture_outer(self) -> int | None:
+        """The pair for the terminal outside of which the tree leads the session, if any: its index."""
+        if self._outer is not None and self._outer_index is None:
+            self._outer_index = len(self.captured)
+            self.captured.append(_outer_pty(self._outer, self._tracees))
+        return self._outer_index
 
     def capture(self, descriptor: Descriptor) -> PtyEnd | HungUp:
         """An fd of which `has` is true. Raises Refused when the pair cannot be restored."""
@@ -122,8 +140,9 @@ class Ptys:
         if self._is_hung_up(descriptor):
             return HungUp(descriptor.kept_flags, descriptor.link)
         end = TTY if terminals.is_tty(descriptor) else SLAVE
-        index = self._pair(self._key(descriptor))
-        own = self._tracees[descriptor.pid].process.stat.tty_nr & _DEVICE_MASK
+        outer = self.capture_outer() if self._is_outer(descriptor) else None
+        index = self._pair(self._key(descriptor)) if outer is None else outer
+        own = self._tracees[descriptor.pid].process.stat.tty_nr & DEVICE_MASK
         if end == TTY and own != self._device(descriptor):
             raise descriptor.refused("/dev/tty was opened for a terminal that is its holder's no more")
         return PtyEnd(index, end, descriptor.kept_flags)
@@ -137,6 +156,22 @@ class Ptys:
             self._indices[key] = len(self.captured)
             self.captured.append(pty)
         return self._indices[key]
+
+    def _sessions_inside(self) -> set[int]:
+        """Those that have a terminal whose master is in the tree."""
+        found = set()
+        for master in self._masters.values():
+            with copied(self._tracees[master.pid], master.number) as copy, suppress(OSError):
+                found.add(terminals.number(copy, terminals.TIOCGSID))
+        return found
+
+    def _is_outer(self, descriptor: Descriptor) -> bool:
+        if self._outer is None or self._device(descriptor) != self._outer.device:
+            return False
+        if terminals.is_tty(descriptor):
+            session = self._tracees[descriptor.pid].process.stat.session
+            return session == self._outer.leader.pid
+        return self._key(descriptor) not in self._masters
 
     def _is_slave(self, descriptor: Descriptor, key: _Key) -> bool:
         live = terminals.is_terminal(descriptor) and not self._is_hung_up(descriptor)
@@ -172,7 +207,7 @@ class Ptys:
     def _ask_device(self, descriptor: Descriptor) -> int:
         with copied(self._tracees[descriptor.pid], descriptor.number) as copy:
             try:
-                return terminals.number(copy, terminals.TIOCGDEV) & _DEVICE_MASK
+                return terminals.number(copy, terminals.TIOCGDEV) & DEVICE_MASK
             except OSError:
                 return 0
 
@@ -320,6 +355,27 @@ class _Capture:
                     )
 
 
+def _outer_pty(outer: Outer, tracees: Mapping[int, Tracee]) -> Pty:
+    with outer_terminals.opened(outer, tracees.values()) as fd:
+        discipline = terminals.number(fd, terminals.TIOCGETD)
+        if discipline != terminals.N_TTY:
+            raise Refused(f"process {outer.leader.pid}: line discipline {discipline} of its terminal")
+        return Pty(
+            index=outer.index,
+            ptmx=PTMX,
+            slave="open",
+            settings=terminals.read(fd),
+            queues=ptyqueues.EMPTY,
+            owner=outer_terminals.owner(outer, fd),
+            packets=False,
+            locked=False,
+            exclusive=bool(terminals.number(fd, terminals.TIOCGEXCL)),
+            session=outer.leader.nspid,
+            foreground=outer_terminals.foreground_group(outer, tracees.values()),
+            outer=True,
+        )
+
+
 def _poll(fd: int) -> int:
     poll = select.poll()
     poll.register(fd, select.POLLPRI)
@@ -328,8 +384,15 @@ def _poll(fd: int) -> int:
 
 def emit_pairs(ptys: Sequence[Pty], image: Image) -> None:
     """Makes all pairs and what is in them, before anything else is opened; `image.opened` has their fds."""
-    for ptmx in sorted({pty.ptmx for pty in ptys}):
-        _emit_numbered([pty for pty in ptys if pty.ptmx == ptmx], ptmx, image)
+    numbered = [pty for pty in ptys if not pty.outer]
+    for ptmx in sorted({pty.ptmx for pty in numbered}):
+        _emit_numbered([pty for pty in numbered if pty.ptmx == ptmx], ptmx, image)
+    for pty in ptys:
+        if pty.outer:
+            with image.about(str(pty)):
+                image.opened[pty.key(MASTER)] = Opener(image).open(
+                    NR.openat, AT_FDCWD, image.string(PTMX), _OWN_SLAVE
+                )
     for pty in ptys:
         with image.about(str(pty)):
             _emit_pair(pty, image)
@@ -352,20 +415,20 @@ def _emit_numbered(ptys: Sequence[Pty], ptmx: str, image: Image) -> None:
             str(pty), "its number is taken: end who has it (lsof or fuser tell), then try again"
         ):
             slot = shared.call(NR.fcntl, far + pty.index, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
-            image.opened["pty master", pty.ptmx, pty.index] = slot
+            image.opened[pty.key(MASTER)] = slot
     shared.syscall(NR.close_range, far, 0xFFFFFFFF, 0)
 
 
 def _emit_pair(pty: Pty, image: Image) -> None:
     shared, opener = image.shared, Opener(image)
-    master = image.opened["pty master", pty.ptmx, pty.index]
+    master = image.opened[pty.key(MASTER)]
     shared.syscall(NR.ioctl, master, terminals.TIOCSPTLCK, opener.int32(0))
     terminals.emit_window(pty.settings, master, image)
     if pty.slave == "new":
         shared.syscall(NR.ioctl, master, terminals.TCSETS2, image.data(pty.settings.modes))
     else:
         slave = opener.open(NR.ioctl, master, terminals.TIOCGPTPEER, _OWN_SLAVE)
-        image.opened["pty slave", pty.ptmx, pty.index] = slave
+        image.opened[pty.key(SLAVE)] = slave
         uid, gid, mode = pty.owner
         shared.syscall(NR.fchown, slave, uid, gid)
         shared.syscall(NR.fchmod, slave, mode)
@@ -376,7 +439,7 @@ def _emit_pair(pty: Pty, image: Image) -> None:
 
 def emit_end(end: PtyEnd, pty: Pty, image: Image, opener: Opener) -> Slot:
     """A description of the pair: an fd of the launcher."""
-    master = image.opened["pty master", pty.ptmx, pty.index]
+    master = image.opened[pty.key(MASTER)]
     if end.end == MASTER:
         image.shared.syscall(NR.fcntl, master, fcntl.F_SETFL, end.flags)
         return master
@@ -403,11 +466,9 @@ def emit_finish(ptys: Sequence[Pty], image: Image, opener: Opener) -> None:
     for pty in ptys:
         with image.about(str(pty)):
             if pty.exclusive:
-                image.shared.syscall(
-                    NR.ioctl, image.opened["pty slave", pty.ptmx, pty.index], terminals.TIOCEXCL
-                )
+                image.shared.syscall(NR.ioctl, image.opened[pty.key(SLAVE)], terminals.TIOCEXCL)
             if pty.locked:
-                master = image.opened["pty master", pty.ptmx, pty.index]
+                master = image.opened[pty.key(MASTER)]
                 image.shared.syscall(NR.ioctl, master, terminals.TIOCSPTLCK, opener.int32(1))
 
 
@@ -420,9 +481,7 @@ def emit_controlling(ptys: Sequence[Pty], session: int, image: Image) -> None:
     pty = _of_session(ptys, session)
     if pty is not None:
         with image.about(f"controlling {pty}"):
-            image.main.syscall(
-                NR.ioctl, image.opened["pty slave", pty.ptmx, pty.index], terminals.TIOCSCTTY, 0
-            )
+            image.main.syscall(NR.ioctl, image.opened[pty.key(SLAVE)], terminals.TIOCSCTTY, 0)
 
 
 def emit_foreground(ptys: Sequence[Pty], own: tuple[int, int, int], image: Image) -> None:
@@ -433,7 +492,7 @@ def emit_foreground(ptys: Sequence[Pty], own: tuple[int, int, int], image: Image
     pty = _of_session(ptys, session)
     if pty is None:
         return
-    slave = image.opened["pty slave", pty.ptmx, pty.index]
+    slave = image.opened[pty.key(SLAVE)]
     with image.about(f"controlling {pty}"):
         if pid == session:
             # From the background: SIGTTOU is blocked, as all signals are by now (__tty_check_change).

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from restorer.errors import ImageNotFound
+from restorer.errors import ImageNotFound, StoreError
 from restorer.native import lib, size_of
 from restorer.store import ProcessEntry, Store, open_store, processes
 from restorer.store_format import KEY
 from restorer.store_hot import BLOCK, BLOCK_BYTES, BLOCK_CHUNKS, HOT, RECORDING, USE, check_hot
 from tests.unit.test_store import mask_of, pages, seal
 
-GOLDEN = Path(__file__).parent / "golden" / "store-3.mdb.zst"
+GOLDEN = Path(__file__).parent / "golden"
 EAGER = 2  # the record that must be there before resume
 
 
@@ -149,9 +149,19 @@ def sample(folder: Path) -> None:
         store.optimize("demo")
 
 
+def unpack(golden: str, folder: Path) -> None:
+    (folder / "data.mdb").write_bytes(zstandard.decompress((GOLDEN / golden).read_bytes()))
+
+
 def test_golden(tmp_path: Path) -> None:
-    """A store written by format 3."""
-    (tmp_path / "data.mdb").write_bytes(zstandard.decompress(GOLDEN.read_bytes()))
+    """A store written by format 3, with images of version 3."""
+    unpack("store-3-image-3.mdb.zst", tmp_path)
     with open_store(tmp_path) as store:
         assert packed(store, "demo") == ([EAGER, 5, 0, 3], 3)
         assert store.verify().damages == []
+
+
+def test_older_images_are_refused_by_number(tmp_path: Path) -> None:
+    unpack("store-3.mdb.zst", tmp_path)
+    with open_store(tmp_path) as store, pytest.raises(StoreError, match="has format 2, this restorer knows"):
+        store.load("demo")

@@ -16,6 +16,7 @@ SIZES = {
     "wr_segment": 24,
     "wr_header": 120,
     "wr_port": 8,
+    "wr_terminal": 60,
     "wr_record": 32,
     "wr_failure": 24,
     "wr_counters": 136,
@@ -39,6 +40,8 @@ OFFSETS = {
     ("wr_header", "programs_offset"): 56,
     ("wr_header", "manifest_offset"): 100,
     ("wr_header", "pids_offset"): 108,
+    ("wr_header", "terminal_offset"): 116,
+    ("wr_terminal", "foreground"): 52,
     ("wr_process", "channel_slot"): 52,
     ("wr_process", "bases"): 56,
     ("wr_record", "where"): 8,
@@ -50,7 +53,7 @@ OFFSETS = {
 }
 
 NUMBERS = {
-    "WR_VERSION": 2,
+    "WR_VERSION": 3,
     "WR_SLOTS": 32768,
     "WR_CHUNK_BYTES": 65536,
     "WR_CHUNK_PAGES": 16,
