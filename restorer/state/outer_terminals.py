@@ -84,7 +84,7 @@ def opened(outer: Outer, tracees: Collection[Tracee]) -> Iterator[int]:
     try:
         fd = os.open(f"/dev/pts/{outer.index}", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise _not_found(outer, error.strerror) from None
+        raise _not_found(outer, str(error.strerror)) from None
     try:
         if os.fstat(fd).st_rdev != outer.device:
             raise _not_found(outer, f"/dev/pts/{outer.index} is another one")

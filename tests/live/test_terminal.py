@@ -33,14 +33,17 @@ def after(cleanup: None) -> Iterator[Terminal]:
         yield terminal
 
 
+def wait_for_text(file: Path, text: str) -> None:
+    wait_until(lambda: file.exists() and file.read_text() == text, f"{text!r} in {file.name}")
+
+
 def shell_with_jobs(terminal: Terminal, folder: Path) -> None:
     """In a bash that shows its prompt: one job runs, two are stopped."""
     terminal.ask(f"cd {folder}; secret=60493", IN)
     terminal.ask("sleep 1000 &", IN)
     for name in ("one", "two"):
         terminal.type(f"cat > {name}\n{name} first\n")
-        wait_until(lambda name=name: (folder / name).exists(), "cat to start")
-        wait_until(lambda name=name: (folder / name).read_text() != "", "cat to read")
+        wait_for_text(folder / name, f"{name} first\n")
         terminal.type(SUSPEND)
         terminal.until(IN)
 
@@ -55,10 +58,9 @@ def check_jobs(terminal: Terminal, folder: Path) -> None:
     ]
     for number, name in ((2, "one"), (3, "two")):
         terminal.type(f"fg %{number}\n{name} second\n")
-        wait_until(lambda name=name: "second" in (folder / name).read_text(), "cat to go on")
+        wait_for_text(folder / name, f"{name} first\n{name} second\n")
         terminal.type(END_OF_FILE)
         terminal.until(IN)
-        assert (folder / name).read_text() == f"{name} first\n{name} second\n"
     terminal.type("bash -c 'echo up''now; exec sleep 1000'\n")
     terminal.until("upnow")
     terminal.type(INTERRUPT)
