@@ -328,7 +328,7 @@ struct wr_ctl {
     uint32_t left;        /* tasks that have executed their last op */
     uint32_t index_ready; /* futex: 1 = `where` of all records is resolved; wr_hot is whole from the start */
     uint32_t fill;        /* enum wr_fill, set by the launcher */
-    uint32_t loaded;      /* futex: 1 = the pager has nothing left to bring */
+    uint32_t loaded;      /* 1 = the pager has nothing left to bring; for `restorer stats` */
     uint32_t ahead;       /* futex: thread id of the pager's decoding thread, 0 once it has gone */
     struct wr_failure failure;
     struct wr_counters counters;
@@ -458,6 +458,7 @@ enum wr_message_kind {
     WR_MESSAGE_PAGER = 11,  /* with a pidfd of the pager as SCM_RIGHTS */
     WR_MESSAGE_FAILED = 12, /* ctl->failure has been written */
     WR_MESSAGE_LEFT = 13,   /* the pager goes: nobody is left who could miss a page */
+    WR_MESSAGE_ALONE = 14,  /* has every thread left our mm? The launcher answers with the same, if so */
 };
 
 enum wr_lost {

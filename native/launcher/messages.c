@@ -2,12 +2,14 @@
 #include "messages.h"
 
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "channel.h"
 #include "failure.h"
 #include "guard.h"
 #include "page_index.h"
+#include "proc.h"
 #include "recording.h"
 #include "release.h"
 #include "report.h"
@@ -122,6 +124,13 @@ static void on_loaded(struct launch *launch, struct member *member)
         member->phase = PHASE_LEAVING;
 }
 
+/* The pager cannot tell an exec from a leader that has ended; who is asked again and again just does not answer. */
+static void on_alone(const struct member *member, const struct wr_message *message)
+{
+    if (!proc_uses(member->pid, member->region.start))
+        send(member->channel, message, sizeof(*message), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static void on_failed(const struct launch *launch, const struct member *member)
 {
     if (launch->phase != PHASE_RESTORING || !failure_say(&launch->image, &member->region))
@@ -153,6 +162,9 @@ static void handle(struct launch *launch, struct member *member, const struct wr
         break;
     case WR_MESSAGE_LEFT:
         member->pager_left = true;
+        break;
+    case WR_MESSAGE_ALONE:
+        on_alone(member, message);
         break;
     case WR_MESSAGE_READY:
         on_ready(launch, member);

@@ -132,3 +132,22 @@ bool proc_maps(pid_t pid, uint64_t start)
         fclose(maps);
     return found;
 }
+
+/* A thread may make another and end between our looks, so that neither is seen: then the list has changed. */
+bool proc_uses(pid_t pid, uint64_t start)
+{
+    enum { TASKS_MAX = 65536 };
+    pid_t *tids = malloc(2 * TASKS_MAX * sizeof(*tids));
+    size_t count = 0, again = 0;
+    bool found = tids == NULL;
+    while (!found) {
+        count = proc_list(pid, tids, TASKS_MAX);
+        for (size_t i = 0; i < count && !found; i++)
+            found = proc_maps(tids[i], start);
+        again = found ? 0 : proc_list(pid, tids + TASKS_MAX, TASKS_MAX);
+        if (again == count && memcmp(tids, tids + TASKS_MAX, count * sizeof(*tids)) == 0)
+            break;
+    }
+    free(tids);
+    return found;
+}

@@ -33,6 +33,9 @@ size_t proc_list(pid_t pid, pid_t *pids, size_t count);
 /* Whether a mapping of the process begins at this address. */
 bool proc_maps(pid_t pid, uint64_t start);
 
+/* Whether any thread of the process has such a mapping: a leader that has ended has none itself. */
+bool proc_uses(pid_t pid, uint64_t start);
+
 struct proc_stat {
     char state;
     pid_t parent;

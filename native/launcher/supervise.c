@@ -73,7 +73,7 @@ static void leave_alone(struct launch *launch, struct member *member)
 static bool may_do_without(const struct member *member)
 {
     return member->phase == PHASE_LEAVING || member->ended ||
-           (member->pager_left && !proc_maps(member->pid, member->region.start));
+           (member->pager_left && !proc_uses(member->pid, member->region.start));
 }
 
 static void on_pager_end(struct launch *launch, struct member *member, int status)

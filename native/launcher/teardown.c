@@ -66,10 +66,11 @@ static bool task_left(const struct member *member, const struct departure *task)
     return now != UINT64_MAX && task->run_ns != UINT64_MAX && now - task->run_ns > LEFT_AFTER_RUN_NS;
 }
 
-/* After an exec the old mm, and the region in it, belong to the pager alone. */
+/* After an exec the old mm, and the region in it, belong to the pager alone; not so when only the leader has ended. */
 static bool has_left_mm(const struct member *member)
 {
-    return syscall(SYS_kcmp, member->pid, member->pager, KCMP_VM, 0, 0) > 0;
+    return syscall(SYS_kcmp, member->pid, member->pager, KCMP_VM, 0, 0) > 0 &&
+           !proc_uses(member->pid, member->region.start);
 }
 
 bool teardown_ready(struct member *member, uint32_t threads)

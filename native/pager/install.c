@@ -101,21 +101,30 @@ int install_chunk(struct pager *p, struct space *space, const struct decoded *de
     return 0;
 }
 
+static long poison(const struct space *space, uint64_t at, uint64_t bytes)
+{
+    struct uffdio_poison arg = {.range = {.start = at, .len = bytes}};
+    long result = raw3(SYS_ioctl, space->uffd, UFFDIO_POISON, &arg);
+
+    return result < 0 && arg.updated <= 0 ? result : arg.updated;
+}
+
 int install_poison(struct pager *p, struct space *space, uint64_t index)
 {
     struct run run;
 
     while (space_next_run(space, index, 0, &run)) {
-        struct uffdio_poison arg = {.range = {.start = run.at, .len = WR_PAGE_BYTES}};
-        long result = raw3(SYS_ioctl, space->uffd, UFFDIO_POISON, &arg);
+        long done = poison(space, run.at, (uint64_t)run.count * WR_PAGE_BYTES);
 
-        if (result == -EAGAIN || result == -ESRCH)
-            return (int)result;
-        if (result < 0 && result != -EEXIST && result != -ENOENT)
-            pager_lost(WR_LOST_INSTALL, result);
-        p->counters->poisoned_pages += result == 0;
-        space_settle(space, index, run.first, 1);
-        install_wake(space, run.at, WR_PAGE_BYTES);
+        if (done < 0 && done != -EAGAIN && done != -ESRCH && run.count > 1)
+            done = poison(space, run.at, WR_PAGE_BYTES);
+        if (done == -EAGAIN || done == -ESRCH)
+            return (int)done;
+        if (done < 0 && done != -EEXIST && done != -ENOENT)
+            pager_lost(WR_LOST_INSTALL, done);
+        p->counters->poisoned_pages += done > 0 ? (uint64_t)done / WR_PAGE_BYTES : 0;
+        install_wake(space, run.at, done > 0 ? (uint64_t)done : WR_PAGE_BYTES);
+        space_settle(space, index, run.first, done > 0 ? (uint32_t)(done / WR_PAGE_BYTES) : 1);
     }
     return 0;
 }

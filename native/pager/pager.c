@@ -316,30 +316,43 @@ static void run_out(struct pager *p)
     ahead_stop(p);
     raw1(SYS_close, WR_PAGER_UFFD);
     __atomic_store_n(&p->ctl->loaded, 1, __ATOMIC_SEQ_CST);
-    raw3(SYS_futex, &p->ctl->loaded, FUTEX_WAKE, INT32_MAX);
     pager_say(WR_MESSAGE_LOADED, 0, 0, 0, -1);
 }
 
-/* Waits to be taken away by the launcher; goes by itself if there is no launcher any more. */
+/* Waits to be taken away by the launcher; goes by itself if there is no launcher any more. The process may be gone and
+ * its mm still be read: by who was in process_vm_readv, or by a child of vfork. They get no zeroes either. */
 static _Noreturn void finish(struct pager *p)
 {
     struct pollfd fd = {.fd = WR_PAGER_CHANNEL};
 
-    if (p->target_gone)
+    if (p->target_gone) {
+        poison_space(p, &p->spaces[0]);
         leave(0);
+    }
     run_out(p);
     while (!(fd.revents & (POLLHUP | POLLERR)))
         raw6(SYS_ppoll, (long)&fd, 1, 0, 0, 0, 0);
     leave(0);
 }
 
-/* An exec leaves us alone with the old mm, which nobody will ever ask for a page again. Where kcmp(2) is not allowed
- * (the target is not dumpable) this goes unnoticed until the target ends: that costs memory, nothing else. */
-static int target_left_mm(const struct pager *p)
+/* An exec leaves us alone with the old mm, which nobody will ever ask for a page again. To us a leader that has ended
+ * while its threads go on looks the same (a zombie has no mm), so the launcher is asked, which sees the threads. Where
+ * kcmp(2) is not allowed (the target is not dumpable) this goes unnoticed until the target ends: that costs memory,
+ * nothing else. */
+static void ask_if_alone(const struct pager *p)
 {
     long self = raw1(SYS_getpid, 0);
 
-    return raw6(SYS_kcmp, self, p->process->pid, KCMP_VM, 0, 0, 0) > 0;
+    if (raw6(SYS_kcmp, self, p->process->pid, KCMP_VM, 0, 0, 0) > 0)
+        pager_say(WR_MESSAGE_ALONE, 0, 0, 0, -1);
+}
+
+static int told_alone(void)
+{
+    struct wr_message message;
+
+    return raw3(SYS_read, WR_PAGER_CHANNEL, &message, sizeof(message)) == sizeof(message) &&
+           message.kind == WR_MESSAGE_ALONE;
 }
 
 /* Looks at all fds at once; sleeps only when told to. */
@@ -352,20 +365,20 @@ static void look(struct pager *p, int idle)
     /* Neither the index nor `go` wakes us, and with all memory in place the launcher waits for us from `go` on. */
     if (idle && p->index_ready && p->resumed)
         timeout = (struct timespec_raw){IDLE_SECONDS, 0};
-    fds[0] = (struct pollfd){.fd = WR_PAGER_CHANNEL};
+    fds[0] = (struct pollfd){.fd = WR_PAGER_CHANNEL, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = p->target_gone ? -1 : WR_PAGER_PIDFD, .events = POLLIN};
     for (uint32_t s = 0; s < p->spaces_count; s++)
         fds[2 + s] = (struct pollfd){.fd = p->spaces[s].uffd, .events = POLLIN};
     ready = raw6(SYS_ppoll, (long)fds, 2 + p->spaces_count, (long)&timeout, 0, 0, 0);
-    if (ready == 0 && idle && p->resumed && target_left_mm(p))
-        p->target_gone = 1;
+    if (ready == 0 && idle && p->resumed && !p->target_gone)
+        ask_if_alone(p);
     if (ready == 0 && idle)
         events_reap(p);
     if (ready <= 0)
         return;
     if (fds[0].revents & (POLLHUP | POLLERR))
         fail_stop(p);
-    if (fds[1].revents)
+    if (fds[1].revents || (fds[0].revents && told_alone()))
         p->target_gone = 1;
     for (uint32_t s = 0; s < p->spaces_count; s++)
         if (fds[2 + s].revents && p->spaces[s].uffd == fds[2 + s].fd)

@@ -145,19 +145,26 @@ static long put_pages(enum op op, uint64_t to, uint64_t from, uint64_t bytes, in
     return done == count ? 0 : done ? -EAGAIN : -error;
 }
 
-static long put_other(enum op op, uint64_t addr, enum content content)
+/* ZEROPAGE and POISON. */
+static long put_other(enum op op, const struct uffdio_range *range, enum content content, int64_t *told)
 {
-    int page = index_of(addr), error = refusal(op, page, 1);
+    int first = index_of(range->start), count = (int)(range->len / WR_PAGE_BYTES), done = 0;
+    int error = refusal(op, first, count);
 
     error = error ? error : injected(op);
-    if (!error && kernel.page[page].content != ABSENT)
-        error = EEXIST;
-    if (error)
-        return -error;
-    kernel.page[page].content = content;
+    while (!error && done < count) {
+        struct page *page = &kernel.page[first + done];
+
+        error = page->content != ABSENT ? EEXIST : 0;
+        if (error)
+            break;
+        page->content = content;
+        done++;
+    }
     if (op == ZEROPAGE)
-        wake(page, 1);
-    return 0;
+        wake(first, done);
+    *told = done ? (int64_t)done * WR_PAGE_BYTES : -error;
+    return done == count ? 0 : done ? -EAGAIN : -error;
 }
 
 static long waked(const struct uffdio_range *range)
@@ -179,6 +186,8 @@ long raw6(long nr, long a, long b, long c, long d, long e, long f)
 {
     struct uffdio_move *move = (void *)c;
     struct uffdio_copy *copy = (void *)c;
+    struct uffdio_zeropage *zero = (void *)c;
+    struct uffdio_poison *poison = (void *)c;
 
     (void)d, (void)e, (void)f;
     if (nr != SYS_ioctl || a != UFFD)
@@ -192,10 +201,10 @@ long raw6(long nr, long a, long b, long c, long d, long e, long f)
         return put_pages(COPY, copy->dst, copy->src, copy->len, (int64_t *)&copy->copy);
     case UFFDIO_ZEROPAGE:
         note(ZEROPAGE);
-        return put_other(ZEROPAGE, ((struct uffdio_zeropage *)c)->range.start, ZERO);
+        return put_other(ZEROPAGE, &zero->range, ZERO, (int64_t *)&zero->zeropage);
     case UFFDIO_POISON:
         note(POISON);
-        return put_other(POISON, ((struct uffdio_poison *)c)->range.start, POISONED);
+        return put_other(POISON, &poison->range, POISONED, (int64_t *)&poison->updated);
     case UFFDIO_WAKE:
         note(WAKE);
         return waked((void *)c);
@@ -288,9 +297,9 @@ static const struct row rows[] = {
     {ZEROPAGE, EBUSY, LOST, LOST},        {ZEROPAGE, ENOMEM, LOST, LOST},
     {ZEROPAGE, EFAULT, LOST, LOST},       {POISON, EAGAIN, AGAIN, AGAIN},
     {POISON, EEXIST, SKIPPED, SKIPPED},   {POISON, ENOENT, SKIPPED, SKIPPED},
-    {POISON, ESRCH, GONE, GONE},          {POISON, EINVAL, LOST, LOST},
-    {POISON, EBUSY, LOST, LOST},          {POISON, ENOMEM, LOST, LOST},
-    {POISON, EFAULT, LOST, LOST},
+    {POISON, ESRCH, GONE, GONE},          {POISON, EINVAL, THERE, LOST},
+    {POISON, EBUSY, THERE, LOST},         {POISON, ENOMEM, THERE, LOST},
+    {POISON, EFAULT, THERE, LOST},
 };
 
 static void expect(int holds, const struct row *row, const char *what)
