@@ -25,7 +25,6 @@ _WORDS = {
     "[fanotify]": "fanotify",
     "[userfaultfd]": "userfaultfd",
     "[perf_event]": "perf event",
-    "[pidfd]": "pidfd",
     "bpf-map": "BPF map",
     "bpf-prog": "BPF program",
     "bpf_link": "BPF link",

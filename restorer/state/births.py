@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ _WEXITED_NOWAIT_WALL = 0x41000004
 _WALL = 0x40000000
 _P_PID = 1
 _PR_SET_NAME = 15
-_SIG_UNBLOCK, _SIGSET_BYTES = 1, 8
+_SIGSET_BYTES = 8
 _HINT = "is its id taken? then restore with --pid ns"
 
 
@@ -221,15 +220,7 @@ def _emit_zombie(births: Births, zombie: Zombie, image: Image) -> None:
         _emit_meet_groups(births, own, program)
         program.add(STAGE.grouped)
         program.syscall(NR.setresuid, zombie.uid, -1, -1)
-        if os.WIFSIGNALED(zombie.status):
-            number = os.WTERMSIG(zombie.status)
-            program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
-            mask = image.data((1 << (number - 1)).to_bytes(8, "little"))
-            pid = program.call(NR.getpid)
-            program.syscall(NR.kill, pid, number)
-            program.syscall(NR.rt_sigprocmask, _SIG_UNBLOCK, mask, 0, _SIGSET_BYTES)
-        else:
-            program.exit(os.WEXITSTATUS(zombie.status))
+        threads.emit_end(program, zombie.status)
 
 
 def _emit_placeholder(births: Births, group: int, image: Image) -> Slot:

@@ -28,6 +28,7 @@ from restorer.state import (
     inet,
     inotify,
     locks,
+    pidfds,
     pipes,
     ptys,
     sockets,
@@ -46,6 +47,7 @@ from restorer.state.inotify import Inotify
 from restorer.state.locks import Lock
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
+from restorer.state.pidfds import PidFd
 from restorer.state.pipes import Opened, Pipe, PipeEnd
 from restorer.state.ptys import HungUp, Pty, PtyEnd
 from restorer.state.sharing import Descriptions
@@ -55,7 +57,7 @@ from restorer.state.unixsockets import UnixSocket
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
-Object: TypeAlias = File | PipeEnd | PtyEnd | HungUp | Anonymous | InetSocket | UnixSocket | Stdio
+Object: TypeAlias = File | PipeEnd | PtyEnd | HungUp | PidFd | Anonymous | InetSocket | UnixSocket | Stdio
 
 _Kind = TypeVar("_Kind", Epoll, InetSocket, Inotify, TimerFd, UnixSocket)
 
@@ -244,6 +246,8 @@ class _Capture:
             return sockets.capture(
                 tracee, descriptor, self.sockets, tcp_close=self.tcp_close, firewall=self.firewall
             )
+        if descriptor.link == pidfds.LINK:
+            return pidfds.capture(self.tracees, descriptor)
         if descriptor.is_anonymous:
             return anonymous.capture(tracee, descriptor, self.numbers[descriptor.pid], self.outside)
         self.outside.refuse_shared(descriptor, descriptor.link)
@@ -336,12 +340,14 @@ def lent(tables: Sequence[Fds]) -> list[int]:
     """The descriptions that a process has to open by itself (contents.emit_open), and others have too."""
     several = Counter(index for table in tables for index in {fd.description for fd in table.fds})
     found = tables[0].descriptions
-    return [index for index, count in several.items() if count > 1 and _is_carried(found[index].object)]
+    return [index for index, count in several.items() if count > 1 and _is_home_made(found[index].object)]
 
 
-def _is_carried(state: Object) -> bool:
+def _is_home_made(state: Object) -> bool:
     if isinstance(state, PtyEnd):
         return state.end == ptys.TTY
+    if isinstance(state, PidFd):
+        return True
     return isinstance(state, File) and state.content is not None
 
 
@@ -542,6 +548,8 @@ class _Emit:
                 return self._open_pipe(state)
             if isinstance(state, PtyEnd):
                 return self._open_pty(state, self.images[self.table.homes[index]])
+            if isinstance(state, PidFd):
+                return pidfds.emit(state, self.images[self.table.homes[index]])
             if isinstance(state, HungUp):
                 return ptys.emit_hung_up(state, self.image, self.opener)
             if isinstance(state, Stdio):

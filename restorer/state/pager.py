@@ -12,7 +12,7 @@ import resource
 import struct
 
 from restorer import wire
-from restorer.program import CTL, SLOT, STACK_BYTES, Image, Program, Slot, exactly
+from restorer.program import CTL, SLOT, Image, Program, Slot, exactly
 from restorer.state import channel, credentials, threads
 from restorer.syscalls import NR
 
@@ -111,11 +111,7 @@ def _emit_clone(flags: int, image: Image, program: Program) -> None:
 
 def _emit_midwife(image: Image) -> None:
     program = image.helper(f"midwife of {image.main.name}")
-    assert program.stack is not None
-    args = threads.clone_args(image, _CLONE_VM)
-    image.main.store(args + threads.ARGS_STACK, program.stack + -STACK_BYTES)
-    image.main.store(args + threads.ARGS_STACK_BYTES, STACK_BYTES)
-    pid = image.main.spawn(args, threads.CLONE_ARGS_BYTES, program)
+    pid = threads.emit_helper(image, program)
     _emit_clone(0, image, program)
     program.exit(0)
     image.main.syscall(NR.wait4, pid, 0, _WALL, 0)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import struct
 from dataclasses import dataclass
 
 from restorer.errors import FeatureError
-from restorer.program import CTL, STACK_BYTES, Data, Image
+from restorer.program import CTL, STACK_BYTES, Data, Image, Program, Slot
 from restorer.state import altstack, pending, registers, robust, rseq
 from restorer.state.altstack import Altstack
 from restorer.state.pending import Pending
@@ -27,6 +29,9 @@ _CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 _CLONE_THREAD, _CLONE_SYSVSEM = 0x10000, 0x40000
 _THREAD_FLAGS = _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
 _PR_SET_NAME, _PR_GET_TID_ADDRESS = 15, 40
+_SIG_UNBLOCK, _SIGSET_BYTES = 1, 8
+# Too little for a file, and no dump into a pipe, for which 0 is no limit (do_coredump).
+_NO_CORE = struct.pack("<QQ", 1, 1)
 _TID_HINT = "is its id taken? then restore with --pid ns"
 _SP_BELOW_BYTES, _SP_ABOVE_BYTES = 256, 256
 
@@ -97,6 +102,30 @@ def emit_spawn(state: tuple[ThreadState, ...], image: Image) -> None:
             image.main.store(args + ARGS_SET_TID, image.data(struct.pack("<i", thread.tid)))
             image.main.store(args + ARGS_SET_TID_COUNT, 1)
             image.main.spawn(args, CLONE_ARGS_BYTES, program)
+
+
+def emit_helper(image: Image, program: Program) -> Slot:
+    """Makes a process that runs `program` in the memory of this one; a slot with its ID. Without an exit
+    signal it is nothing that the program's wait(2) would find or be told of, but __WALL does.
+    """
+    assert program.stack is not None
+    args = clone_args(image, _CLONE_VM)
+    image.main.store(args + ARGS_STACK, program.stack + -STACK_BYTES)
+    image.main.store(args + ARGS_STACK_BYTES, STACK_BYTES)
+    return image.main.spawn(args, CLONE_ARGS_BYTES, program)
+
+
+def emit_end(program: Program, status: int) -> None:
+    """The last ops of a process that ends as `status`, that of wait(2), says."""
+    image = program.image
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(_NO_CORE), 0)
+        program.syscall(NR.kill, program.call(NR.getpid), number)
+        mask = image.data((1 << (number - 1)).to_bytes(_SIGSET_BYTES, "little"))
+        program.syscall(NR.rt_sigprocmask, _SIG_UNBLOCK, mask, 0, _SIGSET_BYTES)
+    else:
+        program.exit(os.WEXITSTATUS(status))
 
 
 def emit_early(state: ThreadState, image: Image, index: int) -> None:

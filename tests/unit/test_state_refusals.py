@@ -74,7 +74,10 @@ FDS = {
         "ctypes.CDLL(None).inotify_init()\nif os.fork() == 0: sys.stdin.read(); os._exit(0)",
         r"fd \d+: inotify shared with process \d+",
     ),
-    "pidfd": ("fd = os.pidfd_open(os.getpid())", r"fd \d+: pidfd cannot"),
+    "pidfd": (
+        "fd = os.pidfd_open(os.getppid())",
+        r"fd \d+: pidfd of process \d+, which is not of the tree; close it first",
+    ),
     "deleted": (
         "f = open('gone', 'w'); os.link('gone', 'kept'); os.unlink('gone')",
         r"fd \d+: .*/gone has been deleted",
