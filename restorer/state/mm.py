@@ -58,7 +58,9 @@ def never_lazy(state: Mm) -> list[tuple[int, int]]:
 
 
 def capture(tracee: Tracee) -> Mm:
-    """Reads it. Raises Refused for a deleted executable, and for addresses the kernel would not take back."""
+    """Reads it. Raises Refused for an executable that is gone, and for addresses the kernel would not take
+    back.
+    """
     stat = tracee.process.stat
     layout = Layout(
         stat.start_code,
@@ -81,7 +83,7 @@ def capture(tracee: Tracee) -> Mm:
 def _capture_exe(tracee: Tracee) -> MappedFile:
     path = tracee.process.exe()
     if path.endswith(" (deleted)"):
-        raise Refused(f"{path.removesuffix(' (deleted)')}, the program, was deleted", "restart it first")
+        return mapped_files.capture_deleted(path, f"{tracee.process.folder}/exe")
     return mapped_files.capture(path, tracee.process.stat_of("exe"), writable=False)
 
 

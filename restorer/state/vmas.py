@@ -142,6 +142,8 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
     if not vma.path:
         return Mapping(vma, None, False)
     written = not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end)
+    if vma.path.endswith(" (deleted)") and _is_program(tracee, vma):
+        return Mapping(vma, mapped_files.capture_deleted(vma.path, f"{tracee.process.folder}/exe"), written)
     if contents.kind_of(vma.path):
         found = contents.capture(vma.path, f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
         if found.kind == contents.SHARED and vma.offset + vma.length > found.mapped_bytes:
@@ -170,6 +172,13 @@ def _why_not(vma: Vma) -> str:
     if vma.special or (vma.shared and not vma.path):
         return "it is made by the kernel itself"
     return ""
+
+
+def _is_program(tracee: Tracee, vma: Vma) -> bool:
+    kind = contents.kind_of(vma.path)
+    return kind == contents.UNLINKED and os.path.samestat(
+        _stat_mapped(tracee, vma), tracee.process.stat_of("exe")
+    )
 
 
 def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:
