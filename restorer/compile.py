@@ -44,6 +44,7 @@ from restorer.state import (
     registers,
     rlimits,
     scheduling,
+    seccomp,
     sharers,
     sigactions,
     sysvmsg,
@@ -73,6 +74,7 @@ class ThreadPart:
     thread: threads.ThreadState
     credentials: credentials.Credentials
     scheduling: scheduling.Scheduling
+    seccomp: seccomp.Seccomp
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,10 @@ def _capture_process(tracee: Tracee, memory: vmas.Vmas, table: fds.Fds) -> Check
 def _capture_thread(tracee: Tracee, index: int) -> ThreadPart:
     thread = tracee.threads[index]
     return ThreadPart(
-        threads.capture(tracee, thread), credentials.capture(thread), scheduling.capture(thread)
+        threads.capture(tracee, thread),
+        credentials.capture(thread),
+        scheduling.capture(thread),
+        seccomp.capture(thread),
     )
 
 
@@ -246,9 +251,12 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
     slots = fds.emit_open([state.fds for state in tree.processes], images)
     for state, image in zip(tree.processes, images, strict=True):
         _emit_process(state, slots, image)
+        for index in range(1, len(state.threads)):
+            _emit_thread_early(state.threads[index], image, index)
+        _emit_restrictions(state, image)
         _emit_last(state, image)
         for index in range(1, len(state.threads)):
-            _emit_thread(state.threads[index], image, index)
+            _emit_thread_late(state.threads[index], image, index)
     return images[0].seal(_header(tree, summaries, images[0]))
 
 
@@ -275,6 +283,11 @@ def _emit_tasks(tree: TreeState, state: CheckpointState, image: Image, uffd: Slo
     pager.emit_spawn(image)
     pager.emit(state.leader.credentials, uffd, image)
     births.emit_settled(tree.births, image)
+    seccomp.emit_suspend(_filters(state), image)
+
+
+def _filters(state: CheckpointState) -> list[seccomp.Seccomp]:
+    return [part.seccomp for part in state.threads]
 
 
 def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) -> None:
@@ -290,14 +303,19 @@ def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) 
     threads.emit_early(state.leader.thread, image, 0)
 
 
-def _emit_last(state: CheckpointState, image: Image) -> None:
+def _emit_restrictions(state: CheckpointState, image: Image) -> None:
     vmas.emit_late(state.memory, image)
     personality.emit(state.personality, image)
     fds.emit_watches(state.fds, image)
     fds.emit_resume(state.fds, image)
+    seccomp.emit(_filters(state), image)
     # PR_SET_DUMPABLE acts on the mm, and any task's change of credentials resets it (commit_creds): after
     # them all.
-    credentials.emit(state.leader.credentials, image, 0)
+    for index, part in enumerate(state.threads):
+        credentials.emit(part.credentials, image, index)
+
+
+def _emit_last(state: CheckpointState, image: Image) -> None:
     fds.emit_late(state.fds, image)
     image.main.wait(CTL.ready, len(state.threads) - 1)
     prctls.emit_late(state.prctls, image)
@@ -309,10 +327,12 @@ def _emit_last(state: CheckpointState, image: Image) -> None:
     threads.emit_enter(state.leader.thread, image, 0)
 
 
-def _emit_thread(part: ThreadPart, image: Image, index: int) -> None:
+def _emit_thread_early(part: ThreadPart, image: Image, index: int) -> None:
     threads.emit_early(part.thread, image, index)
     scheduling.emit(part.scheduling, image, index)
-    credentials.emit(part.credentials, image, index)
+
+
+def _emit_thread_late(part: ThreadPart, image: Image, index: int) -> None:
     threads.emit_late(part.thread, image, index)
     threads.emit_enter(part.thread, image, index)
 

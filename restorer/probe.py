@@ -23,6 +23,7 @@ _USERFAULTFD_IOC_NEW, _UFFDIO_API = 0xAA00, 0xC018AA3F
 _PAGEMAP_SCAN = 0xC0606610
 _CLONE_CLEAR_SIGHAND = 0x100000000
 _EVENTS = {"FORK": 1 << 1, "REMAP": 1 << 2, "REMOVE": 1 << 3, "UNMAP": 1 << 6}
+_PTRACE_O_SUSPEND_SECCOMP = 1 << 21
 _POISON, _MOVE = 1 << 14, 1 << 16
 
 
@@ -154,23 +155,37 @@ def _pid_namespace() -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _rseq_configuration() -> bool:
-    """Whether a tracer is told where a thread has registered its rseq area; tried on a child."""
+def _on_child(probe: Callable[[int], bool]) -> bool:
+    """What the probe says of a child that waits."""
     pid = os.fork()
     if pid == 0:
         _libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
         while True:
             _libc.pause()
     try:
-        if _libc.ptrace(0x4206, pid, None, None) != 0:  # PTRACE_SEIZE
-            return False
-        _libc.ptrace(0x4207, pid, None, None)  # PTRACE_INTERRUPT
-        os.waitpid(pid, 0x40000000)
-        buffer = ctypes.create_string_buffer(64)
-        return int(_libc.ptrace(0x420F, pid, ctypes.c_void_p(24), buffer)) > 0
+        return probe(pid)
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0x40000000)
+
+
+def _seize(pid: int, options: int = 0) -> bool:
+    return int(_libc.ptrace(0x4206, pid, None, ctypes.c_void_p(options))) == 0
+
+
+def _rseq_configuration(pid: int) -> bool:
+    """Whether a tracer is told where a thread has registered its rseq area."""
+    if not _seize(pid):
+        return False
+    _libc.ptrace(0x4207, pid, None, None)  # PTRACE_INTERRUPT
+    os.waitpid(pid, 0x40000000)
+    buffer = ctypes.create_string_buffer(64)
+    return int(_libc.ptrace(0x420F, pid, ctypes.c_void_p(24), buffer)) > 0
+
+
+def _suspend_seccomp(pid: int) -> bool:
+    """Whether a tracer can hold off seccomp filters."""
+    return _seize(pid, _PTRACE_O_SUSPEND_SECCOMP)
 
 
 def _known(number: int, *args: object) -> Callable[[], bool]:
@@ -186,7 +201,7 @@ _FOR_CHECKPOINT: tuple[_Probe, ...] = (
     ("ptrace", lambda: _capability(19), True, f"{_CHECKPOINT} of processes of others: needs CAP_SYS_PTRACE"),
     (
         "ptrace rseq",
-        _rseq_configuration,
+        lambda: _on_child(_rseq_configuration),
         True,
         f"{_CHECKPOINT} of programs that registered rseq (glibc does)",
     ),
@@ -197,6 +212,13 @@ _FOR_CHECKPOINT: tuple[_Probe, ...] = (
         _known(_SYS_KCMP, os.getpid(), os.getpid(), 0, 0, 0),
         True,
         f"{_CHECKPOINT}: shared descriptors cannot be told apart",
+    ),
+    (
+        "ptrace seccomp",
+        lambda: _on_child(_suspend_seccomp),
+        False,
+        f"{_CHECKPOINT} and {_RESTORE} of programs under seccomp: needs CAP_SYS_ADMIN, "
+        "CONFIG_CHECKPOINT_RESTORE, and no filter on this command, as in a container",
     ),
     ("PAGEMAP_SCAN", _pagemap_scan, False, "checkpoint looks for pages through /proc/PID/pagemap: slower"),
 )

@@ -26,6 +26,7 @@ _XSTATE_ROOM_BYTES = 65536
 _PEEK = 64
 _RT_SIGACTION = 13
 _SA_RESTART = 0x10000000
+_FILTER_INSNS = 4096
 
 
 class Rseq(NamedTuple):
@@ -64,6 +65,7 @@ class Thread:
     `tid` is as seen from here, `nstid` as the program sees it. `regs` are the registers it will have again
     when it is let go. `sigmask` is its signal mask (bit N-1 for signal N); inside ppoll, sigsuspend and the
     like, `blocked` is the temporary one, else the same. `status` is /proc/PID/task/TID/status as found.
+    Seccomp is suspended in it, or `filters_hold` says why not.
     """
 
     def __init__(self, tracee: Tracee, tid: int) -> None:
@@ -75,6 +77,7 @@ class Thread:
         self.blocked = self.status.sig_blocked
         self.sigmask = self._read_sigmask()
         self._mask_replaced = False
+        self.filters_hold = self._suspend_filters() if self.status.seccomp else ""
         self.regs = self._read_regs()
         self.rseq = self._read_rseq()
         self._leave_rseq_section()
@@ -86,6 +89,29 @@ class Thread:
         mask, err = ffi.new("uint64_t *"), new_error()
         self._tracee.check(lib.tr_get_sigmask(self.tid, mask, err), err)
         return int(mask[0])
+
+    def _suspend_filters(self) -> str:
+        err = new_error()
+        if lib.tr_suspend_seccomp(self.tid, err) == 0:
+            return ""
+        if err.code == errno.EINVAL:
+            return "this kernel cannot suspend: it needs CONFIG_CHECKPOINT_RESTORE"
+        if err.code == errno.EPERM:
+            return "only CAP_SYS_ADMIN can suspend, from a process that is under none itself"
+        self._tracee.check(-1, err)
+        return ""
+
+    def filters(self) -> list[tuple[bytes, int]]:
+        """Its seccomp filters, the oldest first: struct sock_filter[] and SECCOMP_FILTER_FLAG_* of each."""
+        found: list[tuple[bytes, int]] = []
+        insns = ffi.new("char[]", _FILTER_INSNS * 8)
+        count, flags = ffi.new("int32_t *"), ffi.new("uint64_t *")
+        while True:
+            err = new_error()
+            self._tracee.check(lib.tr_seccomp_filter(self.tid, len(found), insns, count, flags, err), err)
+            if count[0] == 0:
+                return found
+            found.append((bytes(ffi.buffer(insns, count[0] * 8)), int(flags[0])))
 
     def _read_regs(self) -> Registers:
         regs, err = ffi.new("struct tr_regs *"), new_error()
@@ -166,11 +192,8 @@ class Thread:
 
     def _refuse_filters(self) -> None:
         # A filter might answer with SIGSYS or a kill, in the middle of a program that did nothing.
-        if self.status.seccomp:
-            raise Refused(
-                f"thread {self.tid} runs under seccomp",
-                "processes with a seccomp filter cannot be checkpointed",
-            )
+        if self.filters_hold:
+            raise Refused(f"thread {self.tid} runs under seccomp, which {self.filters_hold}")
         mode, err = ffi.new("uint64_t *"), new_error()
         self._tracee.check(lib.tr_get_dispatch(self.tid, mode, err), err)
         if mode[0]:

@@ -165,6 +165,8 @@ class MessageKind(IntEnum):
     PAGER = 11
     FAILED = 12
     LEFT = 13
+    ALONE = 14
+    SUSPEND = 15
 
 
 class PagerFd(IntEnum):

@@ -332,6 +332,9 @@ struct wr_ctl {
     uint32_t ahead;       /* futex: thread id of the pager's decoding thread, 0 once it has gone */
     struct wr_failure failure;
     struct wr_counters counters;
+    uint32_t
+        suspended; /* futex: 1 = the launcher holds off the seccomp filters of all tasks of the process */
+    uint32_t pad;
 };
 
 enum wr_tree_limits {
@@ -459,6 +462,8 @@ enum wr_message_kind {
     WR_MESSAGE_FAILED = 12, /* ctl->failure has been written */
     WR_MESSAGE_LEFT = 13,   /* the pager goes: nobody is left who could miss a page */
     WR_MESSAGE_ALONE = 14,  /* has every thread left our mm? The launcher answers with the same, if so */
+    WR_MESSAGE_SUSPEND =
+        15, /* all threads are there, and will have seccomp filters: suspend them until each has left */
 };
 
 enum wr_lost {

@@ -14,6 +14,7 @@
 #include "release.h"
 #include "report.h"
 #include "say.h"
+#include "suspend.h"
 
 static const char *lost_word(uint64_t what)
 {
@@ -165,6 +166,9 @@ static void handle(struct launch *launch, struct member *member, const struct wr
         break;
     case WR_MESSAGE_ALONE:
         on_alone(member, message);
+        break;
+    case WR_MESSAGE_SUSPEND:
+        suspend_seize(member, &launch->image);
         break;
     case WR_MESSAGE_READY:
         on_ready(launch, member);

@@ -14,13 +14,15 @@
 #include "proc.h"
 #include "report.h"
 #include "say.h"
+#include "suspend.h"
 #include "telemetry.h"
 #include "terminal.h"
 
-static void set_going(struct wr_ctl *ctl)
+void release_go(const struct member *member)
 {
-    __atomic_store_n(&ctl->go, 1, __ATOMIC_SEQ_CST);
-    syscall(SYS_futex, &ctl->go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    uint32_t *go = &member->region.ctl->go;
+    __atomic_store_n(go, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 static bool is_stopped(const struct launch *launch, const struct member *member)
@@ -41,10 +43,11 @@ static bool await_stop(const struct member *member)
 }
 
 /* Blocked signals do not keep SIGSTOP out of the futex in which the tree waits: it stops there, and its first
- * instruction is run once it is continued. */
-static void stop_member(const struct member *member)
+ * instruction is run once it is continued. One that is held, at that instruction already, stops when it is let go. */
+static void stop_member(struct member *member)
 {
     syscall(SYS_pidfd_send_signal, member->pidfd, SIGSTOP, NULL, 0);
+    suspend_detach(member);
     if (!await_stop(member))
         die("process %d ended before it could be stopped, as it was at the checkpoint", member->pid);
     /* What the foreground's job control would follow, had the stop happened while the program ran. */
@@ -61,7 +64,8 @@ static void check_member(const struct member *member)
 
 static void release_member(struct member *member)
 {
-    set_going(member->region.ctl);
+    release_go(member);
+    suspend_detach(member);
     telemetry_resumed(&member->region, member->pid);
     member->phase = member->loaded ? PHASE_LEAVING : PHASE_RUNNING;
 }
@@ -74,6 +78,8 @@ void release_tree(struct launch *launch)
     bool stopped = false;
     for (uint32_t i = 0; i < tree->count; i++)
         check_member(&tree->members[i]);
+    for (uint32_t i = 0; i < tree->count; i++)
+        suspend_lead_out(&tree->members[i]);
     for (uint32_t i = tree->count; i-- > 0;)
         if (is_stopped(launch, &tree->members[i])) {
             stop_member(&tree->members[i]);

@@ -10,4 +10,7 @@
  * in front is told later: once the pager has left too, unless the tree is stopped, which keeps the pager there. */
 void release_tree(struct launch *launch);
 
+/* Lets a process go that waits to run its last ops. */
+void release_go(const struct member *member);
+
 #endif

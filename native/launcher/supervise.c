@@ -22,6 +22,7 @@
 #include "report.h"
 #include "say.h"
 #include "signals.h"
+#include "suspend.h"
 #include "teardown.h"
 #include "terminal.h"
 
@@ -103,7 +104,7 @@ static void on_root_change(struct launch *launch, int status)
 {
     struct member *root = tree_root(&launch->tree);
     if (WIFSTOPPED(status)) {
-        if (launch->phase != PHASE_RESTORING && !launch->options.detach)
+        if (!launch->options.detach)
             terminal_follow_stop(&launch->tree, WSTOPSIG(status));
         return;
     }
@@ -122,7 +123,9 @@ static void reap(struct launch *launch)
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED | __WALL)) > 0) {
         bool ended = WIFEXITED(status) || WIFSIGNALED(status);
-        if (pid == tree_root(tree)->pid)
+        if (WIFSTOPPED(status) && launch->phase == PHASE_RESTORING)
+            suspend_pass_on(pid, status);
+        else if (pid == tree_root(tree)->pid)
             on_root_change(launch, status);
         else if (pid == tree->init && ended)
             tree->init = 0;

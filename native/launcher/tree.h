@@ -40,6 +40,8 @@ struct member {
     uint32_t teardown_tries;
     struct departure *departures; /* teardown.c: who may still be in the region */
     size_t departures_count;
+    struct seized *seized; /* suspend.c: tasks that are traced until they have left the region */
+    size_t seized_count;
 };
 
 struct tree {

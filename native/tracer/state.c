@@ -119,3 +119,25 @@ int tr_get_dispatch(int32_t tid, uint64_t *mode, struct tr_error *err)
     *mode = config.mode;
     return 0;
 }
+
+/* The index counts from the oldest filter; *count is 0 behind the last, and for a thread without any or in strict
+ * mode. The kernel does not ask how much room there is: no program is longer than BPF_MAXINSNS. */
+int tr_seccomp_filter(int32_t tid, uint64_t index, void *insns, int32_t *count, uint64_t *flags,
+                      struct tr_error *err)
+{
+    struct {
+        uint64_t filter_off, flags;
+    } metadata = {.filter_off = index};
+    long got = ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, insns);
+
+    *count = 0;
+    if (got < 0 && (errno == ENOENT || errno == EINVAL))
+        return 0;
+    if (got < 0)
+        return tr_fail(err, "PTRACE_SECCOMP_GET_FILTER", (uint64_t)tid);
+    if (ptrace(PTRACE_SECCOMP_GET_METADATA, tid, sizeof(metadata), &metadata) < 0)
+        return tr_fail(err, "PTRACE_SECCOMP_GET_METADATA", (uint64_t)tid);
+    *count = (int32_t)got;
+    *flags = metadata.flags;
+    return 0;
+}

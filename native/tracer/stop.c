@@ -29,6 +29,14 @@ int tr_seize(int32_t tid, struct tr_error *err)
     return 0;
 }
 
+/* Until it is let go, no filter meets what the stopped thread is made to do. */
+int tr_suspend_seccomp(int32_t tid, struct tr_error *err)
+{
+    if (ptrace(PTRACE_SETOPTIONS, tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) != 0)
+        return tr_fail(err, "PTRACE_O_SUSPEND_SECCOMP", (uint64_t)tid);
+    return 0;
+}
+
 int tr_interrupt(int32_t tid, struct tr_error *err)
 {
     if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) != 0)

@@ -48,6 +48,7 @@ int tr_seize(int32_t tid, struct tr_error *err);
 int tr_interrupt(int32_t tid, struct tr_error *err);
 int tr_wait_stop(int32_t tid, uint32_t timeout_ms, struct tr_stop *stop, struct tr_error *err);
 int tr_detach(int32_t tid, struct tr_error *err);
+int tr_suspend_seccomp(int32_t tid, struct tr_error *err);
 int tr_reap(int32_t tid, uint32_t timeout_ms, struct tr_error *err);
 
 /* state.c */
@@ -61,6 +62,8 @@ int tr_peek_signals(int32_t tid, int32_t shared, uint64_t first, void *infos, in
 int tr_get_rseq(int32_t tid, struct tr_rseq *rseq, struct tr_error *err);
 int tr_get_robust_list(int32_t tid, uint64_t *head, uint64_t *bytes, struct tr_error *err);
 int tr_get_dispatch(int32_t tid, uint64_t *mode, struct tr_error *err);
+int tr_seccomp_filter(int32_t tid, uint64_t index, void *insns, int32_t *count, uint64_t *flags,
+                      struct tr_error *err);
 
 /* inject.c */
 struct tr_call {

@@ -13,7 +13,7 @@ import struct
 
 from restorer import wire
 from restorer.program import CTL, SLOT, Image, Program, Slot, exactly
-from restorer.state import channel, credentials, threads
+from restorer.state import channel, credentials, seccomp, threads
 from restorer.syscalls import NR
 
 _CLONE_VM, _CLONE_PIDFD, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x1000, 0x8000, 0x80000
@@ -150,8 +150,6 @@ def _emit_decoder(image: Image) -> None:
 
 
 def _emit_filter(image: Image) -> None:
-    code = filter_program()
-    table = image.data(struct.pack("<HxxxxxxQ", len(code) // _INSN.size, 0))
-    image.pager.store(table + 8, image.data(code))
+    table = seccomp.emit_table(filter_program(), image, image.pager)
     flags = _SECCOMP_FILTER_FLAG_TSYNC
     image.pager.syscall(NR.seccomp, _SECCOMP_SET_MODE_FILTER, flags, table, expect=exactly(0))

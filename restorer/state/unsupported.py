@@ -36,9 +36,9 @@ def _name(pid: int) -> str:
 
 def _threads(tracee: Tracee) -> Iterator[str]:
     for thread in tracee.threads:
-        status, fields = thread.status, thread.status.fields
-        if status.seccomp:
-            yield f"thread {thread.tid} runs under seccomp"
+        fields = thread.status.fields
+        if thread.filters_hold:
+            yield f"thread {thread.tid} runs under seccomp, which {thread.filters_hold}"
         if "shstk" in fields.get("x86_Thread_features", ""):
             yield f"thread {thread.tid} has a shadow stack"
         if int(fields.get("untag_mask", hex(_NO_LAM)), 16) != _NO_LAM:

@@ -67,4 +67,15 @@ static inline int tree_end(const struct child *child)
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* The letter of proc(5). */
+static inline char tree_state(pid_t pid)
+{
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int fd = open(path, O_RDONLY);
+    MUST(fd >= 0 && read(fd, text, sizeof text - 1) > 0 && close(fd) == 0);
+    const char *end = strrchr(text, ')');
+    return end != NULL ? end[2] : '?';
+}
+
 #endif

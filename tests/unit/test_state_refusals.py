@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from restorer.errors import Refused
-from restorer.state import cwd, fds, namespaces, posix_timers, sharers, unsupported, vmas
+from restorer.state import cwd, fds, namespaces, posix_timers, seccomp, sharers, unsupported, vmas
 from restorer.tracee import Tracee, seize
 
 PRELUDE = "import fcntl, mmap, os, select, socket, sys, time, signal, ctypes, threading\n"
@@ -207,6 +207,21 @@ def test_shared_memory_of_two(start: Start) -> None:
     child = start("import mmap; m = mmap.mmap(-1, 9999)\nif os.fork() == 0: sys.stdin.read(); os._exit(0)")
     text = refusal(child, lambda tracee: sharers.check([tracee.pid], vmas.carried(vmas.capture(tracee))))
     assert re.search(r"shared memory is shared with process \d+ 'python", text)
+
+
+@pytest.mark.skipif(not _IS_ROOT, reason="filters are read by root")
+@pytest.mark.parametrize("returns", ["(6, 0, 0, 0x7FC00000)", "(0x16, 0, 0, 0)"])
+def test_seccomp_filter_that_may_ask_another_process(start: Start, returns: str) -> None:
+    # The system call is number -1, which nobody makes; all others are allowed.
+    child = start(
+        "import struct; libc = ctypes.CDLL(None)\n"
+        f"insns = [(0x20, 0, 0, 0), (0x15, 0, 1, 0xFFFFFFFF), {returns}, (6, 0, 0, 0x7FFF0000)]\n"
+        "code = ctypes.create_string_buffer(b''.join(struct.pack('<HBBI', *one) for one in insns), 32)\n"
+        "table = ctypes.create_string_buffer(struct.pack('<HxxxxxxQ', 4, ctypes.addressof(code)), 16)\n"
+        "assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, table) == 0"
+    )
+    text = refusal(child, lambda tracee: seccomp.capture(tracee.leader))
+    assert "has a seccomp filter that asks another process" in text
 
 
 def test_deleted_working_directory(start: Start) -> None:

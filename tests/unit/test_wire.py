@@ -20,7 +20,7 @@ SIZES = {
     "wr_record": 32,
     "wr_failure": 24,
     "wr_counters": 136,
-    "wr_ctl": 192,
+    "wr_ctl": 200,
     "wr_runtime": 192,
     "wr_hot": 32,
     "wr_hot_block": 24,
@@ -50,6 +50,7 @@ OFFSETS = {
     ("wr_record", "flags"): 26,
     ("wr_ctl", "failure"): 32,
     ("wr_ctl", "counters"): 56,
+    ("wr_ctl", "suspended"): 192,
 }
 
 NUMBERS = {
