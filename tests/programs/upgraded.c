@@ -79,7 +79,8 @@ int main(int argc, char **argv)
     uint64_t content = sum("/proc/self/exe");
     MUST(stat("/proc/self/exe", &before) == 0 && before.st_nlink == 0);
     test_wait();
-    EXPECT(is_near(root(64.0), 4.0) && is_near(power(2.0, 10.0), 1024.0) && strcmp(table, "changed by the program") == 0);
+    EXPECT(is_near(root(64.0), 4.0) && is_near(power(2.0, 10.0), 1024.0) &&
+           strcmp(table, "changed by the program") == 0);
     EXPECT(sum("/proc/self/exe") == content);
     memset(link, 0, sizeof link);
     EXPECT(readlink("/proc/self/exe", link, sizeof link - 1) > 0 && strstr(link, " (deleted)") != NULL);
