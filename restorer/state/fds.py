@@ -28,6 +28,7 @@ from restorer.state import (
     inet,
     inotify,
     locks,
+    netlink,
     pidfds,
     pipes,
     ptys,
@@ -45,6 +46,7 @@ from restorer.state.files import File
 from restorer.state.inet import InetSocket
 from restorer.state.inotify import Inotify
 from restorer.state.locks import Lock
+from restorer.state.netlink import NetlinkSocket
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
 from restorer.state.pidfds import PidFd
@@ -57,7 +59,9 @@ from restorer.state.unixsockets import UnixSocket
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
-Object: TypeAlias = File | PipeEnd | PtyEnd | HungUp | PidFd | Anonymous | InetSocket | UnixSocket | Stdio
+Object: TypeAlias = (
+    File | PipeEnd | PtyEnd | HungUp | PidFd | Anonymous | InetSocket | NetlinkSocket | UnixSocket | Stdio
+)
 
 _Kind = TypeVar("_Kind", Epoll, InetSocket, Inotify, TimerFd, UnixSocket)
 
@@ -538,6 +542,8 @@ class _Emit:
         about = f"fd {self.table.descriptions[index].number}"
         if isinstance(state, InetSocket):
             return inet.emit(state, self.image, self.opener, about)
+        if isinstance(state, NetlinkSocket):
+            return netlink.emit(state, self.image, self.opener, about)
         if isinstance(state, UnixSocket):
             return self._open_unix(index, state, about)
         hint = FILE_HINT if isinstance(state, File) else ""

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from restorer.firewall import Firewall
-from restorer.state import inet, sockdiag, tcp, unixsockets
+from restorer.state import inet, netlink, sockdiag, tcp, unixsockets
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.inet import InetSocket
+from restorer.state.netlink import NetlinkSocket
 from restorer.state.unixsockets import UnixSocket
 from restorer.tracee import Tracee
 
 _NAMES = {
-    3: "AX.25", 16: "netlink", 17: "packet", 15: "PF_KEY", 29: "CAN", 30: "TIPC", 31: "Bluetooth",
+    3: "AX.25", 17: "packet", 15: "PF_KEY", 29: "CAN", 30: "TIPC", 31: "Bluetooth",
     38: "AF_ALG", 40: "vsock", 43: "SMC", 44: "XDP",
 }  # fmt: skip
 
@@ -27,13 +28,15 @@ def capture(
     *,
     tcp_close: bool,
     firewall: Firewall | None = None,
-) -> InetSocket | UnixSocket:
+) -> InetSocket | NetlinkSocket | UnixSocket:
     """Describes one socket; `own` are the inodes of all sockets of the target. Raises Refused by name."""
     with _duplicate(tracee, descriptor) as sock:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             return inet.capture(descriptor, sock, tcp_close, firewall)
         if sock.family == socket.AF_UNIX:
             return unixsockets.capture(descriptor, sock, own)
+        if sock.family == socket.AF_NETLINK:
+            return netlink.capture(descriptor, sock)
         name = _NAMES.get(int(sock.family), f"address family {int(sock.family)}")
         raise descriptor.refused(f"{name} socket cannot be checkpointed", "close it first")
 

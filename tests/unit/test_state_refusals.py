@@ -95,7 +95,15 @@ FDS = {
         r"fd \d+: .*/a shared with process \d+",
     ),
     "own procfs": ("f = open('/proc/self/status')", r"fd \d+: /proc/\d+/status belongs to one process"),
-    "netlink": ("s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)", r"fd \d+: netlink socket cannot"),
+    "generic netlink": (
+        "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)",
+        r"fd \d+: netlink socket \(generic\) cannot",
+    ),
+    "netlink messages": (
+        "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 2); s.bind((0, 0))\n"
+        "t = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 2); t.sendto(b'x', s.getsockname())",
+        r"fd \d+: netlink socket \(user\) with unread messages",
+    ),
     "connection": (
         "l = socket.create_server(('127.0.0.1', 0)); c = socket.create_connection(l.getsockname())\n"
         "s, _ = l.accept()",
@@ -167,7 +175,7 @@ def test_console(start: Start) -> None:
 
 def test_all_of_them_are_named(start: Start) -> None:
     text = refusal(
-        start("a = os.pidfd_open(1); s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"), capture_fds
+        start("a = os.pidfd_open(1); s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)"), capture_fds
     )
     assert re.search(r"fd \d+: pidfd .*; fd \d+: netlink ", text)
 
