@@ -32,7 +32,17 @@ from typing import ClassVar, Protocol, Self
 from images import AnswerError, HttpRecipe, Recipe
 from images.session import descendants, kill
 
-__all__ = ["Clients", "Idle", "Installed", "InstalledHttp", "Lines", "Load", "find_tool", "tool"]
+__all__ = [
+    "Clients",
+    "Idle",
+    "Installed",
+    "InstalledHttp",
+    "KeptAlive",
+    "Lines",
+    "Load",
+    "find_tool",
+    "tool",
+]
 
 # Where Debian puts what only root, or only its own wrappers, are meant to run.
 _FOLDERS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/15/bin")
@@ -57,12 +67,18 @@ def tool(command: str) -> str:
 class Load(Protocol):
     """Clients that are at work."""
 
+    def go_on(self) -> None:
+        """Returns once they have got more answers. TimeoutError when they do not."""
+
     def errors(self) -> str:
         """What has befallen their connections so far, "" when nothing has; they may end by it."""
 
 
 class Idle:
     """No clients."""
+
+    def go_on(self) -> None:
+        return
 
     def errors(self) -> str:
         return ""
@@ -145,7 +161,7 @@ class Installed(Recipe):
 
 
 class InstalledHttp(Installed, HttpRecipe):
-    """A web server of Debian, asked by four clients while it is taken."""
+    """A web server, asked by four clients while it is taken, each over one connection."""
 
     options = ("--tcp", "close")
 
@@ -153,7 +169,8 @@ class InstalledHttp(Installed, HttpRecipe):
         return Clients(self._client)
 
     def _client(self) -> Callable[[], None]:
-        return lambda: self.compare_probe(self.get(self.probe, 5.0))
+        server = KeptAlive(self.port)
+        return lambda: self.compare_probe(server.get(self.probe))
 
 
 class Clients:
@@ -173,15 +190,24 @@ class Clients:
         """Of connections that ended, or were not taken."""
         return "; ".join(self._errors)
 
+    def go_on(self) -> None:
+        before, deadline = list(self._answers), time.monotonic() + _BUSY_TIMEOUT_S
+        while min(self._answers_since(before)) < _ANSWERS_EACH and not self._wrong:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"clients have got only {self._answers_since(before)} more answers")
+            time.sleep(_RETRY_S)
+
+    def _answers_since(self, before: list[int]) -> list[int]:
+        return [now - then for now, then in zip(self._answers, before, strict=True)]
+
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
-        deadline = time.monotonic() + _BUSY_TIMEOUT_S
-        while min(self._answers) < _ANSWERS_EACH and not self._wrong:
-            if time.monotonic() > deadline:
-                self._end()
-                raise TimeoutError(f"clients have got only {self._answers} answers")
-            time.sleep(_RETRY_S)
+        try:
+            self.go_on()
+        except TimeoutError:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -212,9 +238,9 @@ class Clients:
 
 
 class Lines:
-    """A connection that is spoken to in lines."""
+    """A connection that is spoken to in lines; patient for as long as a checkpoint and a restore take."""
 
-    def __init__(self, port: int, timeout_s: float = 10.0) -> None:
+    def __init__(self, port: int, timeout_s: float = 60.0) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self._file = self._socket.makefile("rb")
 
@@ -230,10 +256,14 @@ class Lines:
 
     def block(self, length: int) -> bytes:
         """The next `length` bytes and the line end after them, which is left out."""
-        data = self._file.read(length + 2)
-        if len(data) != length + 2:
+        return self.take(length + 2)[:-2]
+
+    def take(self, length: int) -> bytes:
+        """The next `length` bytes. EOFError when the connection ends before."""
+        data = self._file.read(length)
+        if len(data) != length:
             raise EOFError("the connection has been closed")
-        return data[:-2]
+        return data
 
     def close(self) -> None:
         self._file.close()
@@ -246,6 +276,21 @@ class Lines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class KeptAlive(Lines):
+    """An HTTP/1.1 connection for any number of requests."""
+
+    def get(self, path: str) -> bytes:
+        """The body of a 200 answer. AnswerError for another status, EOFError when the connection ends."""
+        self.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        status, length = self.line(), 0
+        while head := self.line():
+            name, _, value = head.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        if b" 200" not in status:
+            raise AnswerError(f"GET {path}: {status.decode(errors='replace')}")
+        return self.take(length)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +19,7 @@ from images.session import descendants
 
 FILES = 200
 _WORKERS = 2
+_MORE_REQUESTS = 1000
 _CONFIGURATION = """
 worker_processes {workers}; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 512; }}
@@ -30,6 +31,7 @@ http {{
     limit_req_zone $binary_remote_addr zone=all:4m rate=1000000r/s;
     server {{
         listen 127.0.0.1:{port} backlog=511; root {folder}/www; limit_req zone=all burst=1000;
+        location = /status {{ stub_status; }}
         location /cached/ {{
             proxy_pass http://127.0.0.1:{port}/; proxy_cache answers; proxy_cache_valid 10m;
         }}
@@ -75,14 +77,14 @@ class Nginx(InstalledHttp):
         """wrk keeps 32 connections open."""
         url = f"http://127.0.0.1:{self.port}/150"
         with subprocess.Popen(
-            [tool("wrk"), "-t2", "-c32", "-d60s", url],
+            [tool("wrk"), "-t2", "-c32", "-d300s", "--timeout", "60s", url],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         ) as load:
             try:
                 self._wait_busy()
-                yield _Wrk(load)
+                yield _Wrk(load, self._requests)
             finally:
                 load.kill()
 
@@ -93,6 +95,10 @@ class Nginx(InstalledHttp):
             if time.monotonic() > deadline:
                 raise TimeoutError("wrk does not connect")
             time.sleep(0.01)
+
+    def _requests(self) -> int:
+        """How many it has answered so far: counted in memory that master and workers share."""
+        return int(self.get("/status").split()[9])
 
     def _established(self) -> int:
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -123,10 +129,17 @@ class Nginx(InstalledHttp):
 
 
 class _Wrk:
-    """wrk as it runs."""
+    """wrk as it runs; `requests` tells how many have been answered."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str], requests: Callable[[], int]) -> None:
+        self._process, self._requests = process, requests
+
+    def go_on(self) -> None:
+        before, deadline = self._requests(), time.monotonic() + 60
+        while self._requests() < before + _MORE_REQUESTS:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"wrk stands still after {before} requests")
+            time.sleep(0.01)
 
     def errors(self) -> str:
         """It prints its figures when it is interrupted."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from images import AnswerError, free_port
-from images.installed import InstalledHttp
+from images.installed import InstalledHttp, KeptAlive
 from images.pool.service import PARTS, WORKERS
 from images.records import RECORDS_PER_MB, record, spread
 
@@ -61,7 +61,8 @@ class Pool(InstalledHttp):
     def _client(self) -> Callable[[], None]:
         if not hasattr(self, "_expected"):
             self._expected = self._sums()
-        return lambda: _compare("sum", self.get("/sum", 5.0), self._expected)
+        server = KeptAlive(self.port)
+        return lambda: _compare("sum", server.get("/sum"), self._expected)
 
     def _sums(self) -> str:
         size = -(-self.records // PARTS)

@@ -119,13 +119,19 @@ class Service:
                 return str(self.ticks)
         raise ValueError(kind)
 
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether the client may ask once more."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        _, kind, word = [*head.split()[1].decode().split("/"), ""][:3]
+        body = (await self._answer(kind, word)).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        return b" HTTP/1.1\r\n" in head
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            _, kind, word = [*head.split()[1].decode().split("/"), ""][:3]
-            body = (await self._answer(kind, word)).encode()
-            writer.write(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            await writer.drain()
+            while await self._serve_one(reader, writer):
+                continue
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client has gone
         finally:

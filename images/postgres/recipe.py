@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -59,7 +59,7 @@ class Postgres(Installed):
             "-p",
             str(self.port),
             "-k",
-            "",
+            self.data,
             "-h",
             "127.0.0.1",
         ]
@@ -98,7 +98,7 @@ class Postgres(Installed):
     def busy(self) -> Iterator[Load]:
         """pgbench's clients write without a pause."""
         done = self._transactions()
-        command = ["pgbench", *self._address(), "-n", "-c", str(_CLIENTS), "-T", "120", "postgres"]
+        command = ["pgbench", *self._address(), "-n", "-c", str(_CLIENTS), "-T", "300", "postgres"]
         complaints = self.workdir / "pgbench.log"
         with (
             complaints.open("wb") as log,
@@ -110,12 +110,12 @@ class Postgres(Installed):
             ) as load,
         ):
             try:
-                self._wait_busy(done)
-                yield _Pgbench(load, complaints)
+                self._wait_more(done)
+                yield _Pgbench(load, complaints, lambda: self._wait_more(self._transactions()))
             finally:
                 load.kill()
 
-    def _wait_busy(self, done: int) -> None:
+    def _wait_more(self, done: int) -> None:
         deadline = time.monotonic() + 60
         while self._transactions() < done + 100:
             if time.monotonic() > deadline:
@@ -147,8 +147,13 @@ class Postgres(Installed):
 class _Pgbench:
     """pgbench as it runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], complaints: Path) -> None:
-        self._process, self._complaints = process, complaints
+    def __init__(
+        self, process: subprocess.Popen[bytes], complaints: Path, wait_more: Callable[[], None]
+    ) -> None:
+        self._process, self._complaints, self._wait_more = process, complaints, wait_more
+
+    def go_on(self) -> None:
+        self._wait_more()
 
     def errors(self) -> str:
         """It says which of its clients were aborted, and ends when all are."""

@@ -35,10 +35,15 @@ def recipe(request: pytest.FixtureRequest, workdir: Path, cleanup: None) -> Iter
         yield recipe
 
 
-def take(recipe: Installed, restorer: Restorer) -> None:
-    """Checkpoints it under load; its processes have ended and been reaped."""
+def take_busy(recipe: Installed, restorer: Restorer) -> None:
+    """Checkpoints it while clients are at work, whose connections end."""
     with recipe.busy():
-        restorer.checkpoint(recipe.pid, recipe.name, *recipe.options)
+        take(recipe, restorer, *recipe.options)
+
+
+def take(recipe: Installed, restorer: Restorer, *options: str) -> None:
+    """Checkpoints it; its processes have ended and been reaped."""
+    restorer.checkpoint(recipe.pid, recipe.name, *options)
     births = json.loads(restorer.ok("show", recipe.name, "--json"))["manifest"]["births"]["processes"]
     assert len(births) >= recipe.processes
     taken = [task["session"]["pid"] for one in births for task in (one, *one["zombies"])]
@@ -57,7 +62,7 @@ def end(recipe: Installed, restored: Restored) -> None:
 @pytest.mark.parametrize("recipe", images.SERVICES, indirect=True)
 def test_service_taken_under_load(recipe: Installed, restorer: Restorer) -> None:
     recipe.check()
-    take(recipe, restorer)
+    take_busy(recipe, restorer)
     for _ in range(ROUNDS):
         recipe.put_back()
         restored = restorer.restore(recipe.name)
@@ -79,9 +84,29 @@ def test_original_and_its_clients_notice_nothing(recipe: Installed, restorer: Re
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("firewall")
+@pytest.mark.parametrize("recipe", images.SERVICES, indirect=True)
+def test_clients_go_on_over_their_connections(recipe: Installed, restorer: Restorer) -> None:
+    with recipe.busy() as load:
+        take(recipe, restorer, "--tcp", "established")
+        restored = restorer.restore(recipe.name)
+        load.go_on()
+        restored.wait_loaded()
+        load.go_on()
+        assert load.errors() == ""
+    recipe.check()
+    end(recipe, restored)
+    recipe.put_back()
+    restored = restorer.restore(recipe.name)
+    recipe.first_request()
+    recipe.check()
+    end(recipe, restored)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", images.FOREGROUND, indirect=True)
 def test_foreground_goes_on(recipe: Installed, restorer: Restorer) -> None:
-    take(recipe, restorer)
+    take_busy(recipe, restorer)
     for _ in range(ROUNDS):
         recipe.put_back()
         with restorer.foreground(recipe.name, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -93,7 +118,7 @@ def test_foreground_goes_on(recipe: Installed, restorer: Restorer) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["memcached", "node", "java"], indirect=True)
 def test_copies_side_by_side(recipe: Installed, restorer: Restorer) -> None:
-    take(recipe, restorer)
+    take_busy(recipe, restorer)
     taken, ports = recipe.port, []
     for _ in range(ROUNDS):
         ports.append(images.free_port())
