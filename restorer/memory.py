@@ -203,8 +203,6 @@ class _Walk:
 
     def _raise(self, err: Any) -> None:
         call = ffi.string(err.call).decode()
-        if call == "guard page":
-            raise Refused(f"memory at {err.object:#x}: guard pages (madvise) cannot be checkpointed")
         if call == "read of /proc/PID/mem" and err.code in _UNREADABLE:
             raise Refused(f"memory at {err.object:#x} of process {self._pid}: {os.strerror(err.code)}")
         native.check(-1, err)

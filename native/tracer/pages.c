@@ -134,7 +134,7 @@ static int find_by_scan(struct tr_pages *pages, struct batch *batch, uint64_t st
         for (int i = 0; i < count; i++) {
             /* pagemap_page_category() reports a guard marker as a swapped page as well. */
             if (regions[i].categories & IS_GUARD)
-                return fail(err, EFAULT, "guard page", regions[i].start);
+                continue;
             if (!batch_add(batch, regions[i].start, regions[i].end, flags))
                 return 0;
         }
@@ -158,9 +158,7 @@ static int find_by_entries(struct tr_pages *pages, struct batch *batch, uint64_t
         if (got < 8)
             return fail(err, got < 0 ? errno : EIO, "read of /proc/PID/pagemap", (uint64_t)pages->pid);
         for (uint64_t i = 0; i < (uint64_t)got / 8; i++, start += PAGE) {
-            if (entries[i] & ENTRY_GUARD)
-                return fail(err, EFAULT, "guard page", start);
-            if (!(entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED)) || (entries[i] & ENTRY_FILE))
+            if (!(entries[i] & (ENTRY_PRESENT | ENTRY_SWAPPED)) || (entries[i] & (ENTRY_FILE | ENTRY_GUARD)))
                 continue;
             if (!batch_add(batch, start, start + PAGE, flags))
                 return 0;

@@ -63,7 +63,7 @@ enum tr_scan_use {
 /* Brings the next pages into `buffer` (buffer_pages pages, TR_PAGES_MIN to TR_PAGES_MAX) and describes them in
  * `windows` (room for buffer_pages). windows_count 0: nothing is left. The target's own page tables do not
  * change, but for swapped pages. A window is never split between two calls.
- * 0, or -1 with err filled: object is the address; call "guard page" for one that MADV_GUARD_INSTALL made. */
+ * Guard pages (MADV_GUARD_INSTALL) hold nothing. 0, or -1 with err filled: object is the address. */
 int tr_pages_next(struct tr_pages *pages, uint8_t *buffer, uint64_t buffer_pages, struct tr_window *windows,
                   uint64_t *windows_count, struct tr_error *err);
 

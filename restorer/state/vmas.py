@@ -13,7 +13,7 @@ from restorer.errors import Refused, RestorerError
 from restorer.model import Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
-from restorer.state import contents, mapped_files
+from restorer.state import contents, guards, mapped_files
 from restorer.state.contents import NO_CONTENTS, Content, Contents
 from restorer.state.mapped_files import MappedFile
 from restorer.syscalls import NR
@@ -99,10 +99,13 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Vmas:
-    """The mappings in order of address, without the kernel's own; `lock_future` is for mlockall(2)."""
+    """The mappings in order of address, without the kernel's own; `lock_future` is for mlockall(2), `guards`
+    are (start, end).
+    """
 
     mappings: tuple[Mapping, ...]
     lock_future: int
+    guards: tuple[tuple[int, int], ...] = ()
 
 
 def capture(tracee: Tracee) -> Vmas:
@@ -120,7 +123,8 @@ def capture(tracee: Tracee) -> Vmas:
             hint = hint or error.hint
     if problems:
         raise Refused("; ".join(problems), hint)
-    return Vmas(tuple(mappings), _lock_future(tracee))
+    found = guards.capture(tracee, [mapping.vma for mapping in mappings])
+    return Vmas(tuple(mappings), _lock_future(tracee), found)
 
 
 def _lock_future(tracee: Tracee) -> int:
@@ -208,6 +212,7 @@ def emit(state: Vmas, image: Image, carried: Contents = NO_CONTENTS) -> None:
         with image.about(f"memory at {mapping.vma}"):
             _emit_map(mapping, 0 if mapping.content is None else places.get(mapping.content, 0), image)
             _emit_advice(mapping, image)
+    guards.emit(state.guards, image)
 
 
 def _emit_map(mapping: Mapping, window: int, image: Image) -> None:
