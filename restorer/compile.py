@@ -162,7 +162,7 @@ def capture_tree(frozen: Frozen, *, tcp_close: bool = False, firewall: Firewall 
         first_fd + len(contents.exchanged(found)) + len(fds.lent(tables)) + _FDS_OF_PROCESS * len(processes)
     )
     return TreeState(
-        births=family,
+        births=births.with_stops(family, frozen.tracees, [one.stopped for one in processes]),
         processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),
         semaphores=sysvsem.capture(frozen.pids),
         queues=sysvmsg.capture(frozen.pids),
@@ -254,7 +254,7 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         for index in range(1, len(state.threads)):
             _emit_thread_early(state.threads[index], image, index)
         _emit_restrictions(state, image)
-        _emit_last(state, image)
+        _emit_last(tree, state, image)
         for index in range(1, len(state.threads)):
             _emit_thread_late(state.threads[index], image, index)
     return images[0].seal(_header(tree, summaries, images[0]))
@@ -315,16 +315,18 @@ def _emit_restrictions(state: CheckpointState, image: Image) -> None:
         credentials.emit(part.credentials, image, index)
 
 
-def _emit_last(state: CheckpointState, image: Image) -> None:
+def _emit_last(tree: TreeState, state: CheckpointState, image: Image) -> None:
     fds.emit_late(state.fds, image)
     image.main.wait(CTL.ready, len(state.threads) - 1)
     prctls.emit_late(state.prctls, image)
     threads.emit_late(state.leader.thread, image, 0)
+    births.emit_stops(tree.births, image)
     pending.emit(state.pending, image)
     itimers.emit_late(state.itimers, image)
     posix_timers.emit_late(state.posix_timers, image)
     channel.emit_ready(image)
-    threads.emit_enter(state.leader.thread, image, 0)
+    # The root, whose parent is the launcher, is stopped by that.
+    threads.emit_enter(state.leader.thread, image, 0, stops=state.stopped and image.index > 0)
 
 
 def _emit_thread_early(part: ThreadPart, image: Image, index: int) -> None:

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from restorer import wire
 from restorer.errors import Refused
@@ -27,13 +28,14 @@ from restorer.state import channel, ptys, session, threads
 from restorer.state.ptys import Pty
 from restorer.state.session import Session
 from restorer.syscalls import NR
+from restorer.tracee import Tracee
 
 _CLONE_PIDFD, _CLONE_CLEAR_SIGHAND = 0x1000, 0x100000000
 _WEXITED_NOWAIT_WALL = 0x41000004
 _WALL = 0x40000000
 _P_PID = 1
 _PR_SET_NAME = 15
-_SIGSET_BYTES = 8
+_SIGSET_BYTES, _SIGINFO_BYTES = 8, 128
 _HINT = "is its id taken? then restore with --pid ns"
 
 
@@ -53,7 +55,8 @@ class Zombie:
 class Birth:
     """One process: the index of its parent, -1 for the root, its dead children, and the groups that a
     placeholder has to lead; `before` are children (indices) that are forked before it makes its session,
-    `after` the others.
+    `after` the others. `stopped` are those that are stopped, each with whether it has been told so, by
+    wait(2).
     """
 
     parent: int
@@ -62,6 +65,7 @@ class Birth:
     after: tuple[int, ...]
     zombies: tuple[Zombie, ...]
     placeholders: tuple[int, ...]
+    stopped: tuple[tuple[int, bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,26 @@ def capture(pids: Sequence[int], zombies: Sequence[int]) -> Births:
             for index in range(len(pids))
         )
     )
+
+
+def with_stops(births: Births, tracees: Sequence[Tracee], stopped: Sequence[bool]) -> Births:
+    """The same, with who is `stopped` and whose parent knows."""
+    found: list[list[tuple[int, bool]]] = [[] for _ in tracees]
+    for index, one in enumerate(births.processes):
+        if stopped[index] and one.parent >= 0:
+            told = tracees[index].stopped and _has_told(tracees[one.parent], tracees[index])
+            found[one.parent].append((index, told))
+    return Births(
+        tuple(replace(one, stopped=tuple(own)) for one, own in zip(births.processes, found, strict=True))
+    )
+
+
+def _has_told(parent: Tracee, child: Tracee) -> bool:
+    # The real parent sees a stop until it has waited for it, whoever traces the child (task_stopped_code).
+    parent.write(parent.scratch, bytes(_SIGINFO_BYTES))
+    flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT | _WALL
+    parent.syscall(NR.waitid, _P_PID, child.nspid, parent.scratch, flags, 0)
+    return not any(parent.read(parent.scratch, 4))
 
 
 def _children(parents: Sequence[int], index: int) -> Iterator[int]:
@@ -279,8 +303,24 @@ def emit_settled(births: Births, image: Image) -> None:
         with image.about(f"zombie {own.pid} '{zombie.name}'"):
             program.syscall(NR.waitid, _P_PID, own.pid, 0, _WEXITED_NOWAIT_WALL, 0)
             if own.exit_signal:
-                mask = image.data((1 << (own.exit_signal - 1)).to_bytes(8, "little"))
-                timeout = image.data(bytes(16))
-                program.syscall(
-                    NR.rt_sigtimedwait, mask, 0, timeout, _SIGSET_BYTES, expect=ok_or(errno.EAGAIN)
-                )
+                _emit_forget(own.exit_signal, program)
+
+
+def emit_stops(births: Births, image: Image) -> None:
+    """Waits until its stopped children have stopped; then it has been told as much of that as it had been.
+    After all that a child could wait for, and before pending signals are put back.
+    """
+    program = image.main
+    for child, told in births.processes[image.index].stopped:
+        pid = births.processes[child].session.pid
+        with image.about(f"process {pid}, which was stopped"):
+            flags = os.WSTOPPED | _WALL | (0 if told else os.WNOWAIT)
+            program.syscall(NR.waitid, _P_PID, pid, 0, flags, 0)
+            _emit_forget(signal.SIGCHLD, program)
+
+
+def _emit_forget(number: int, program: Program) -> None:
+    """Takes a signal away that the making of the tree may have left pending."""
+    mask = program.image.data((1 << (number - 1)).to_bytes(8, "little"))
+    timeout = program.image.data(bytes(16))
+    program.syscall(NR.rt_sigtimedwait, mask, 0, timeout, _SIGSET_BYTES, expect=ok_or(errno.EAGAIN))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import struct
 from dataclasses import dataclass
 
@@ -145,11 +146,15 @@ def emit_late(state: ThreadState, image: Image, index: int) -> None:
     pending.emit_thread(state.pending, image, index)
 
 
-def emit_enter(state: ThreadState, image: Image, index: int) -> None:
-    """Says that it is ready, waits for the launcher's go, and goes on where it was."""
+def emit_enter(state: ThreadState, image: Image, index: int, *, stops: bool = False) -> None:
+    """Says that it is ready, waits for the launcher's go, and goes on where it was. `stops`: it stops its
+    process before; continued, it finds the go given.
+    """
     program = image.threads[index]
     frame = registers.emit(state.frame, state.altstack, image, index)
     program.add(CTL.ready)
+    if stops:
+        program.syscall(NR.kill, program.call(NR.getpid), signal.SIGSTOP)
     program.wait(CTL.go)
     program.add(CTL.left)
     program.enter(frame)

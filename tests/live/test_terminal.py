@@ -90,7 +90,7 @@ def stopped_job(terminal: Terminal) -> None:
 def sees_size(terminal: Terminal, rows: int, columns: int) -> None:
     """bash draws its prompt again when it gets SIGWINCH."""
     terminal.until(IN)
-    assert terminal.ask("echo $LINES $COLUMNS $(stty size)", IN)[0] == f"{rows} {columns} {rows} {columns}"
+    assert terminal.ask("echo $LINES $COLUMNS $(stty size)", IN) == [f"{rows} {columns} {rows} {columns}"]
 
 
 def leave(terminal: Terminal, cooked: list[object]) -> None:
