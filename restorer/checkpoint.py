@@ -15,6 +15,7 @@ from restorer.firewall import Firewall
 from restorer.frozen import Frozen, seize_tree
 from restorer.memory import MemorySummary
 from restorer.state import contents, fds
+from restorer.state.choices import Choices
 from restorer.store import ImageWriter, firewall_of, open_store
 from restorer.worker import Link, Progress, run_in_worker
 
@@ -23,7 +24,9 @@ __all__ = ["Request", "Result", "checkpoint"]
 
 @dataclass(frozen=True)
 class Request:
-    """What to checkpoint and where to: `pid` as seen from here, `tcp` "refuse", "close" or "established"."""
+    """What to checkpoint and where to: `pid` as seen from here, `tcp` "refuse", "close" or "established";
+    `ext_unix` and `skip_in_flight` as in Choices.
+    """
 
     pid: int
     name: str
@@ -31,6 +34,8 @@ class Request:
     leave_running: bool = False
     replace: bool = False
     tcp: str = "refuse"
+    ext_unix: bool = False
+    skip_in_flight: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ def _describe(
 ) -> tuple[bytes, list[MemorySummary], list[fds.Fds]]:
     """The sealed image, its memory being in the writer already, and the descriptors of its processes."""
     link.check()
-    captured = compiler.capture_tree(tree, tcp_close=request.tcp == "close", firewall=firewall)
+    choices = Choices(request.tcp == "close", firewall, request.ext_unix, request.skip_in_flight)
+    captured = compiler.capture_tree(tree, choices)
     link.check()
     summaries = []
     for tracee, state in zip(tree.tracees, captured.processes, strict=True):

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from restorer import holes, wire
 from restorer.errors import Refused
-from restorer.firewall import Firewall
 from restorer.frozen import Frozen
 from restorer.model import Vma
 from restorer.program import CTL, Data, Header, Image, ProcessEntry, Segment, Slot
 from restorer.state import (
     births,
     channel,
+    choices,
     contents,
     credentials,
     cwd,
@@ -56,6 +56,7 @@ from restorer.state import (
     vdso,
     vmas,
 )
+from restorer.state.choices import Choices
 from restorer.tracee import Tracee
 
 if TYPE_CHECKING:
@@ -133,12 +134,11 @@ class TreeState:
         return self.processes[0]
 
 
-def capture_tree(frozen: Frozen, *, tcp_close: bool = False, firewall: Firewall | None = None) -> TreeState:
+def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     """Reads everything but the pages. Raises Refused, by name and reason, for what cannot be restored.
 
-    Injects syscalls; the targets' state is as before afterwards. `tcp_close`: established TCP connections
-    come back as connections that the peer has reset, rather than being refused; `firewall`: they come back
-    as they are, and it blocks them from now on.
+    Injects syscalls; the targets' state is as before afterwards. `choices` say what becomes of connections
+    that lead out of the tree.
     """
     namespaces.enter_ipc(frozen.root)
     for tracee in frozen.tracees:
@@ -147,7 +147,7 @@ def capture_tree(frozen: Frozen, *, tcp_close: bool = False, firewall: Firewall 
     family = births.capture(frozen.pids, frozen.zombies)
     # Its mappings first: later ones of ours would be among them.
     memories = [vmas.capture(tracee) for tracee in frozen.tracees]
-    tables = fds.capture(frozen.tracees, tcp_close=tcp_close, firewall=firewall)
+    tables = fds.capture(frozen.tracees, choices)
     processes = [
         _capture_process(tracee, memory, table)
         for tracee, memory, table in zip(frozen.tracees, memories, tables, strict=True)

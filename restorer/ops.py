@@ -60,8 +60,8 @@ Arg: TypeAlias = int | Data | Slot | Ctl | Tree
 
 class STAGE:
     """Where processes wait for each other (wr_tree.stages): all shared memory is there, all IDs are taken,
-    all groups joined and pagers there, fds lent that only one could open, fds borrowed, all names of unix
-    sockets bound, hardly anything left to do, TCP connections free to speak.
+    all groups joined and pagers there, fds lent that only one could open, fds borrowed, all files open,
+    hardly anything left to do, TCP connections free to speak.
     """
 
     shared = Tree(0)
@@ -69,7 +69,7 @@ class STAGE:
     grouped = Tree(8)
     lent = Tree(12)
     borrowed = Tree(16)
-    named = Tree(20)
+    opened = Tree(20)
     settled = Tree(24)
     unblocked = Tree(28)
 

@@ -140,9 +140,10 @@ class Tracee:
     @cached_property
     def _memory_file(self) -> int:
         with self.process.worded():
-            return self._keep(os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC))
+            return self.keep(os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC))
 
-    def _keep(self, fd: int) -> int:
+    def keep(self, fd: int) -> int:
+        """Closes `fd` when the process is let go."""
         self._files.append(fd)
         return fd
 
@@ -207,7 +208,7 @@ class Tracee:
     @cached_property
     def pidfd(self) -> int:
         """A pidfd of the process, ours until the end of the block."""
-        return self._keep(pidfd_open(self.pid))
+        return self.keep(pidfd_open(self.pid))
 
     def getfd(self, fd: int) -> int:
         """A duplicate of the target's `fd`; the caller closes it. Raises OSError."""

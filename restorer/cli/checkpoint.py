@@ -31,6 +31,12 @@ def command(
     tcp: Annotated[
         Tcp, typer.Option(help="Established TCP connections: refuse, store them closed, or as they are.")
     ] = Tcp.REFUSE,
+    ext_unix: Annotated[
+        bool, typer.Option("--ext-unix", help="Connect unix sockets anew whose other end is not in the tree.")
+    ] = False,
+    skip_in_flight: Annotated[
+        bool, typer.Option("--skip-in-flight", help="Lose connections that wait to be accepted.")
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of an image so named.")] = False,
     json: JsonOption = False,
     store: StoreOption = None,
@@ -38,7 +44,9 @@ def command(
     """Store process PID as image NAME. On any error it runs on as it was, and the store is unchanged."""
     bar = report.ProgressBar(f"checkpoint {name}")
     try:
-        request = Request(pid, name, store_path(store), leave_running, replace, tcp.value)
+        request = Request(
+            pid, name, store_path(store), leave_running, replace, tcp.value, ext_unix, skip_in_flight
+        )
         result = checkpoint(request, bar.update)
     finally:
         bar.clear()

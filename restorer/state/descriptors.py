@@ -8,13 +8,24 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from restorer.errors import ProcessError, Refused
-from restorer.tracee import Tracee
 
 KEPT_FLAGS = ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_ASYNC)
 KCMP_FILE = 0
 PATH_MAX_BYTES = 4096
+
+
+class Source(Protocol):
+    """Where fds come from: a tracee, or this process for what is in flight."""
+
+    @property
+    def pid(self) -> int:
+        """The process, as seen from here."""
+
+    def getfd(self, fd: int) -> int:
+        """A duplicate, for the caller to close."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,12 @@ class Descriptor:
     stat: os.stat_result
     info: dict[str, str] = field(hash=False)
     lines: tuple[str, ...]
+    carrier: int | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        """Not an fd of the target but of this process: a copy of what is in the queue of its fd `carrier`."""
+        return self.carrier is not None
 
     @property
     def cloexec(self) -> bool:
@@ -57,7 +74,8 @@ class Descriptor:
 
     def refused(self, why: str, hint: str = "") -> Refused:
         """The exception that names this fd."""
-        return Refused(f"fd {self.number}: {why}", hint)
+        place = f"in flight to fd {self.carrier}" if self.in_flight else f"fd {self.number}"
+        return Refused(f"{place}: {why}", hint)
 
 
 def read(pid: int, number: int) -> Descriptor:
@@ -77,7 +95,7 @@ def read(pid: int, number: int) -> Descriptor:
 
 
 @contextmanager
-def copied(tracee: Tracee, number: int) -> Iterator[int]:
+def copied(tracee: Source, number: int) -> Iterator[int]:
     """A duplicate of the target's fd in this process, for questions only its holder may ask."""
     copy = tracee.getfd(number)
     try:

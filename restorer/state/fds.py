@@ -14,16 +14,17 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from restorer.errors import Refused
-from restorer.firewall import Firewall
 from restorer.program import SLOT, STAGE, Image, Slot, ok_or
 from restorer.state import (
     anonymous,
+    choices,
     descriptors,
     epolls,
+    eventfds,
     files,
     inet,
     inotify,
@@ -35,15 +36,18 @@ from restorer.state import (
     sockets,
     stdio,
     tcp,
+    terminals,
     timerfds,
     unixsockets,
 )
 from restorer.state.anonymous import Anonymous
+from restorer.state.choices import Choices
 from restorer.state.contents import Content
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.epolls import Epoll
 from restorer.state.files import File
 from restorer.state.inet import InetSocket
+from restorer.state.inflight import InFlight
 from restorer.state.inotify import Inotify
 from restorer.state.locks import Lock
 from restorer.state.netlink import NetlinkSocket
@@ -55,6 +59,9 @@ from restorer.state.ptys import HungUp, Pty, PtyEnd
 from restorer.state.sharing import Descriptions
 from restorer.state.stdio import Stdio
 from restorer.state.timerfds import TimerFd
+from restorer.state.unixlinks import Surroundings
+from restorer.state.unixopen import Place, UnixSockets
+from restorer.state.unixqueues import Message
 from restorer.state.unixsockets import UnixSocket
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
@@ -92,11 +99,14 @@ class Description:
 
 @dataclass(frozen=True)
 class Fd:
-    """One number of the table; `description` is an index."""
+    """One number of the table; `description` is an index. `passing`: only for the time of a restore, since it
+    is in flight and nowhere else.
+    """
 
     number: int
     cloexec: bool
     description: int
+    passing: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,23 +134,20 @@ class Fds:
         return self.homes[fd.description] == self.process
 
 
-def capture(
-    tracees: Sequence[Tracee], *, tcp_close: bool = False, firewall: Firewall | None = None
-) -> list[Fds]:
+def capture(tracees: Sequence[Tracee], chosen: Choices = choices.NONE) -> list[Fds]:
     """Reads all fds of a tree, one table for each process; nothing in the targets changes. Raises Refused
-    naming every fd that cannot be restored.
-
-    With tcp_close, TCP connections are taken as connections the peer has reset; with a `firewall`, which
-    blocks them, as they are.
+    naming every fd that cannot be restored. `chosen` says what becomes of connections that lead outside.
     """
     found = [descriptors.read(tracee.pid, number) for tracee in tracees for number in tracee.process.fds()]
-    return _Capture(tracees, found, tcp_close, firewall).tables()
+    with InFlight({tracee.pid: tracee for tracee in tracees}, found) as flight:
+        return _Capture(tracees, found, flight, chosen).tables()
 
 
 def reset_connections(tracees: Sequence[Tracee], tables: Sequence[Fds]) -> None:
     """Lets the kill that must follow reset the TCP connections of `tables`: their ports are free at once."""
     for tracee, table in zip(tracees, tables, strict=True):
-        kept = {fd.number for fd in table.fds if isinstance(_object(table, fd), InetSocket)}
+        found = (fd for fd in table.fds if not fd.passing)
+        kept = {fd.number for fd in found if isinstance(_object(table, fd), InetSocket)}
         sockets.reset_connections(tracee, [descriptors.read(tracee.pid, number) for number in sorted(kept)])
 
 
@@ -159,16 +166,20 @@ class _Capture:
         self,
         tracees: Sequence[Tracee],
         found: list[Descriptor],
-        tcp_close: bool,
-        firewall: Firewall | None,
+        flight: InFlight,
+        chosen: Choices,
     ) -> None:
         self.tracees = {tracee.pid: tracee for tracee in tracees}
-        self.found = found
-        self.tcp_close = tcp_close
-        self.firewall = firewall
+        self.first_free = max((one.number + 1 for one in found), default=0)
+        self.found = found = [*found, *flight.descriptors]
+        self.flight = flight
+        self.choices = chosen
         self.numbers = {pid: frozenset(one.number for one in found if one.pid == pid) for pid in self.tracees}
         self.sockets = frozenset(one.stat.st_ino for one in found if one.link.startswith("socket:"))
         self.outside = Outside(tracees, found, self.sockets)
+        self.around = Surroundings(
+            self.sockets, ext_unix=chosen.ext_unix, skip_in_flight=chosen.skip_in_flight
+        )
         self.pipes: dict[int, int] = {}
         self.captured_pipes: list[Pipe] = []
         self.refusals: list[Refused] = []
@@ -179,29 +190,76 @@ class _Capture:
         self.outside.ptys.capture_outer()
         self._raise()
         homes = [home for home, _ in described]
-        objects = tuple(description for _, description in described)
-        self._check_chroot(homes, objects)
+        self._check_chroot(homes, [description for _, description in described])
         indices = {(fd.pid, fd.number): index for index, fds in enumerate(holders) for fd in fds}
+        flying = [index for index, home in enumerate(homes) if home.in_flight]
+        passing = {index: self.first_free + at for at, index in enumerate(flying)}
+        objects = tuple(
+            replace(one, number=passing.get(index, one.number), object=self._with_rights(one.object, indices))
+            for index, (_, one) in enumerate(described)
+        )
+        self._raise()
         order = list(self.tracees)
         return [
             Fds(
                 process=process,
                 pid=tracee.nspid,
-                fds=tuple(
-                    Fd(one.number, one.cloexec, indices[pid, one.number])
-                    for one in self.found
-                    if one.pid == pid
+                fds=(
+                    *(
+                        Fd(one.number, one.cloexec, indices[pid, one.number])
+                        for one in self.found
+                        if one.pid == pid
+                    ),
+                    *(Fd(number, True, index, True) for index, number in passing.items() if process == 0),
                 ),
                 descriptions=objects,
-                homes=tuple(order.index(home.pid) for home in homes),
+                homes=tuple(0 if home.in_flight else order.index(home.pid) for home in homes),
                 pipes=tuple(self.captured_pipes),
                 ptys=tuple(self.outside.ptys.captured),
                 cwd=tracee.process.cwd(),
-                locks=self._locks(pid, homes, holders),
-                firewall=self.firewall.table if self.firewall and self.firewall.lasting else "",
+                locks=(
+                    *self._locks(pid, homes, holders),
+                    *(self._locks_in_flight(homes, passing) if process == 0 else ()),
+                ),
+                firewall=self._firewall_table(),
             )
             for process, (pid, tracee) in enumerate(self.tracees.items())
         ]
+
+    def _firewall_table(self) -> str:
+        firewall = self.choices.firewall
+        return firewall.table if firewall and firewall.lasting else ""
+
+    def _with_rights(self, state: Object, indices: dict[tuple[int, int], int]) -> Object:
+        """What waits in a unix socket, with the descriptions that it carries."""
+        if not isinstance(state, UnixSocket) or not state.queue:
+            return state
+        here = self.flight.here.pid
+        try:
+            queue = tuple(
+                replace(
+                    message,
+                    rights=tuple(indices[here, fd] for fd in message.rights),
+                    credentials=self._sender_of(message),
+                )
+                for message in state.queue
+            )
+        except Refused as refusal:
+            self.refusals.append(refusal)
+            return state
+        return replace(state, queue=queue)
+
+    def _sender_of(self, message: Message) -> tuple[int, int, int] | None:
+        if message.credentials is None or not message.credentials[0]:
+            return None
+        pid, *ids = message.credentials
+        if pid not in self.tracees:
+            raise Refused(
+                f"a unix socket has an unread message with the credentials of process {pid}, which is not in "
+                "the tree",
+                "try again when it has been read",
+            )
+        return self.tracees[pid].nspid, ids[0], ids[1]
 
     def _holders(self) -> list[list[Descriptor]]:
         """The fds of each description, those that become stdio each for itself."""
@@ -223,7 +281,7 @@ class _Capture:
         numbers that they had in the process which added them.
         """
         refusals: list[Refused] = []
-        for descriptor in _one_each(fds):
+        for descriptor in _one_each([one for one in fds if not one.in_flight] or fds):
             try:
                 state = self._object(descriptor)
                 return descriptor, Description(descriptor.number, state, self._owner(descriptor))
@@ -238,7 +296,8 @@ class _Capture:
             raise Refused("; ".join(causes), next((r.hint for r in self.refusals if r.hint), ""))
 
     def _object(self, descriptor: Descriptor) -> Object:
-        tracee = self.tracees[descriptor.pid]
+        if descriptor.in_flight:
+            self._check_in_flight(descriptor)
         if self.outside.is_stdio(descriptor):
             return stdio.capture(descriptor, self.outside.streams(descriptor.pid))
         if self.outside.ptys.has(descriptor):
@@ -247,15 +306,40 @@ class _Capture:
             return self._pipe_end(descriptor)
         if descriptor.link.startswith("socket:"):
             self.outside.refuse_shared(descriptor, "socket")
-            return sockets.capture(
-                tracee, descriptor, self.sockets, tcp_close=self.tcp_close, firewall=self.firewall
+            source, queue = (
+                self.flight.sources[descriptor.pid],
+                self.flight.queues.get(descriptor.stat.st_ino, ()),
             )
+            state = sockets.capture(source, descriptor, self.around, queue, self.choices)
+            if descriptor.in_flight and isinstance(state, InetSocket) and state.is_connection:
+                raise descriptor.refused(
+                    f"{inet.describe(state)} is in no process", "try again when it is received"
+                )
+            return state
+        if descriptor.in_flight and descriptor.is_anonymous:
+            return eventfds.capture(descriptor)
         if descriptor.link == pidfds.LINK:
             return pidfds.capture(self.tracees, descriptor)
         if descriptor.is_anonymous:
+            tracee = self.tracees[descriptor.pid]
             return anonymous.capture(tracee, descriptor, self.numbers[descriptor.pid], self.outside)
         self.outside.refuse_shared(descriptor, descriptor.link)
-        return files.capture(descriptor)
+        file = files.capture(descriptor)
+        if descriptor.in_flight and file.content is not None:
+            # It is read with the memory, as long as the tree is held.
+            next(iter(self.tracees.values())).keep(self.flight.release(descriptor.number))
+        return file
+
+    def _check_in_flight(self, descriptor: Descriptor) -> None:
+        """Raises Refused for kinds that can only be read, or put back, through a process that has them."""
+        anonymous_kind = descriptor.is_anonymous and not descriptor.is_fifo
+        known = descriptor.link == "anon_inode:[eventfd]" or descriptor.link.startswith("socket:")
+        if (
+            terminals.is_terminal(descriptor)
+            or terminals.is_master(descriptor)
+            or (anonymous_kind and not known)
+        ):
+            raise descriptor.refused(f"{descriptor.link} is in no process", "try again when it is received")
 
     def _pipe_end(self, descriptor: Descriptor) -> PipeEnd:
         self.outside.refuse_shared(
@@ -264,7 +348,7 @@ class _Capture:
         inode = descriptor.stat.st_ino
         if inode not in self.pipes:
             self.pipes[inode] = len(self.captured_pipes)
-            self.captured_pipes.append(pipes.capture(self.tracees, self._ends(descriptor)))
+            self.captured_pipes.append(pipes.capture(self.flight.sources, self._ends(descriptor)))
         write = descriptor.access != os.O_RDONLY
         return PipeEnd(self.pipes[inode], write, descriptor.kept_flags)
 
@@ -291,10 +375,16 @@ class _Capture:
                 )
         return tuple(found)
 
+    def _locks_in_flight(
+        self, homes: Sequence[Descriptor], passing: dict[int, int]
+    ) -> Iterator[tuple[int, Lock]]:
+        for index, number in passing.items():
+            yield from ((number, lock) for lock in locks.capture(homes[index]))
+
     def _owner(self, descriptor: Descriptor) -> Owner | None:
         if descriptor.flags & os.O_PATH or self.outside.is_stdio(descriptor):
             return None
-        with copied(self.tracees[descriptor.pid], descriptor.number) as copy:
+        with copied(self.flight.sources[descriptor.pid], descriptor.number) as copy:
             try:
                 kind, pid = _OWNER.unpack(fcntl.fcntl(copy, _F_GETOWN_EX, bytes(_OWNER.size)))
             except OSError:
@@ -320,7 +410,7 @@ class _Capture:
 
     def _check_chroot(self, homes: Sequence[Descriptor], descriptions: Sequence[Description]) -> None:
         for home, one in zip(homes, descriptions, strict=True):
-            chrooted = self.tracees[home.pid].process.root() != "/"
+            chrooted = not home.in_flight and self.tracees[home.pid].process.root() != "/"
             if chrooted and isinstance(one.object, UnixSocket) and one.object.file:
                 raise Refused(
                     "a unix socket bound to a path inside a chroot cannot be checkpointed", "close it first"
@@ -361,10 +451,13 @@ def emit_open(tables: Sequence[Fds], images: Sequence[Image]) -> dict[int, Slot]
     Those that one process has opened for several go by numbers below fd_base, where no fd of the program is
     yet.
     """
-    slots = _Emit(tables[0], images).open_all()
+    slots, unix = _Emit(tables, images).open_all()
     numbers = {index: images[0].fd_base - 2 - k for k, index in enumerate(lent(tables))}
     if numbers:
         _emit_lend(tables, numbers, slots, images)
+    own = images[0].own
+    program = images[0].main if unix.in_process else images[0].shared
+    unix.finish(program, lambda index: own.get(("description", index), slots[index]))
     return slots
 
 
@@ -403,14 +496,23 @@ def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
             slot = image.own.get(("description", fd.description), slots[fd.description])
             main.syscall(NR.dup3, slot, fd.number, flags)
     _emit_close_above(image)
-    for number, lock in table.locks:
-        state = next(_object(table, fd) for fd in table.fds if fd.number == number)
-        locks.emit(lock, number, state.path if isinstance(state, File) else state.kind, image)
-    _emit_names(table, image)
     _emit_owners(table, image)
+    passing = {fd.number for fd in table.fds if fd.passing}
+    _emit_locks(table, [one for one in table.locks if one[0] in passing], image)
+    # Closing a file gives up the process's POSIX locks on it, whatever fd they were taken by (fcntl(2)).
+    for fd in table.fds:
+        if fd.passing and isinstance(_object(table, fd), File):
+            main.syscall(NR.close, fd.number)
+    _emit_locks(table, [one for one in table.locks if one[0] not in passing], image)
     outside = frozenset(fd.number for fd in table.fds if isinstance(_object(table, fd), Stdio))
     for number, epoll in _first_numbers(table, Epoll):
         epolls.emit_entries(epoll, number, image, outside)
+
+
+def _emit_locks(table: Fds, wanted: Sequence[tuple[int, Lock]], image: Image) -> None:
+    for number, lock in wanted:
+        state = next(_object(table, fd) for fd in table.fds if fd.number == number)
+        locks.emit(lock, number, state.path if isinstance(state, File) else state.kind, image)
 
 
 def emit_watches(table: Fds, image: Image) -> None:
@@ -418,9 +520,8 @@ def emit_watches(table: Fds, image: Image) -> None:
     if not any(isinstance(one.object, Inotify) for one in table.descriptions):
         return
     if image.processes > 1:
-        # The second meeting there: a counter goes on.
-        image.main.add(STAGE.named)
-        image.main.wait(STAGE.named, 2 * image.processes)
+        image.main.add(STAGE.opened)
+        image.main.wait(STAGE.opened, image.processes)
     for number, state in _first_numbers(table, Inotify):
         inotify.emit_watches(state, number, image)
 
@@ -440,13 +541,16 @@ def emit_resume(table: Fds, image: Image) -> None:
 
 
 def emit_late(table: Fds, image: Image) -> None:
-    """After credentials: SO_PEERCRED of a listening unix socket is that of the last listen(2)."""
+    """After credentials, which unix sockets tell their peers."""
     for number, state in _first_numbers(table, UnixSocket):
         with image.about(f"fd {number}: {unixsockets.describe(state)}"):
-            unixsockets.emit_listen(state, number, image)
+            unixsockets.emit_late(state, number, image)
     for number, timer in _first_numbers(table, TimerFd):
         with image.about(f"fd {number}: timerfd"):
             timerfds.emit_late(timer, number, image)
+    for fd in table.fds:
+        if fd.passing and not isinstance(_object(table, fd), File):
+            image.main.syscall(NR.close, fd.number)
 
 
 def _object(table: Fds, fd: Fd) -> Object:
@@ -482,21 +586,6 @@ def _first_numbers(table: Fds, kind: type[_Kind]) -> list[tuple[int, _Kind]]:
     return [(number, state) for number, state in found if isinstance(state, kind)]
 
 
-def _emit_names(table: Fds, image: Image) -> None:
-    named = _first_numbers(table, UnixSocket)
-    if any(state.local or state.remote for _, state in named):
-        with image.about(f"working directory {table.cwd}"):
-            image.main.syscall(NR.chdir, image.string(table.cwd))
-    for number, state in named:
-        unixsockets.emit_names(state, number, image)
-    if image.processes > 1:
-        # What one process connects to may be bound by another.
-        image.main.add(STAGE.named)
-        image.main.wait(STAGE.named, image.processes)
-    for number, state in named:
-        unixsockets.emit_connect(state, number, image)
-
-
 def _emit_owners(table: Fds, image: Image) -> None:
     for fd in _homed(table):
         owner = table.descriptions[fd.description].owner
@@ -515,15 +604,19 @@ def _emit_owners(table: Fds, image: Image) -> None:
 class _Emit:
     """Opens descriptions in the launcher; `slots` by index of the description."""
 
-    def __init__(self, table: Fds, images: Sequence[Image]) -> None:
-        self.table = table
+    def __init__(self, tables: Sequence[Fds], images: Sequence[Image]) -> None:
+        self.table = tables[0]
+        self.tables = tables
         self.images = images
         self.image = images[0]
         self.opener = Opener(self.image)
         self.opened: dict[int, Opened] = {}
         self.slots: dict[int, Slot] = {}
 
-    def open_all(self) -> dict[int, Slot]:
+    def open_all(self) -> tuple[dict[int, Slot], UnixSockets]:
+        """The slots, and the unix sockets, which are still to be filled."""
+        unix = UnixSockets(self._unix_places(), self.image, self.opener)
+        self.slots |= unix.open()
         # A connection may be bound beside a listening socket, but not the other way round.
         for index in sorted(range(len(self.table.descriptions)), key=self._is_connection):
             if index not in self.slots:
@@ -531,7 +624,15 @@ class _Emit:
         ptys.emit_finish(self.table.ptys, self.image, self.opener)
         for index, opened in self.opened.items():
             pipes.finish(self.table.pipes[index], opened, self.opener)
-        return self.slots
+        return self.slots, unix
+
+    def _unix_places(self) -> dict[int, Place]:
+        places = {}
+        for index, one in enumerate(self.table.descriptions):
+            if isinstance(one.object, UnixSocket):
+                cwd = self.tables[self.table.homes[index]].cwd
+                places[index] = Place(one.number, cwd, one.object)
+        return places
 
     def _is_connection(self, index: int) -> bool:
         state = self.table.descriptions[index].object
@@ -544,8 +645,7 @@ class _Emit:
             return inet.emit(state, self.image, self.opener, about)
         if isinstance(state, NetlinkSocket):
             return netlink.emit(state, self.image, self.opener, about)
-        if isinstance(state, UnixSocket):
-            return self._open_unix(index, state, about)
+        assert not isinstance(state, UnixSocket)
         hint = FILE_HINT if isinstance(state, File) else ""
         with self.image.about(_about(self.table, self.table.descriptions[index].number, index), hint):
             if isinstance(state, File):
@@ -572,22 +672,3 @@ class _Emit:
         if end.end == ptys.TTY:
             return ptys.emit_tty(end, home)
         return ptys.emit_end(end, self.table.ptys[end.pty], self.image, self.opener)
-
-    def _open_unix(self, index: int, state: UnixSocket, about: str) -> Slot:
-        if state.state != "pair":
-            return unixsockets.emit(state, self.image, self.opener, about)
-        peer_index = self._peer(state)
-        peer = None if peer_index is None else self.table.descriptions[peer_index].object
-        assert peer is None or isinstance(peer, UnixSocket)
-        one, other = unixsockets.emit_pair((state, peer), self.image, self.opener, about)
-        if peer_index is not None:
-            self.slots[peer_index] = other
-        self.slots[index] = one
-        return one
-
-    def _peer(self, state: UnixSocket) -> int | None:
-        for index, description in enumerate(self.table.descriptions):
-            other = description.object
-            if isinstance(other, UnixSocket) and state.peer and other.inode == state.peer:
-                return index
-        return None

@@ -21,8 +21,13 @@ class Holder:
         return f"process {self.pid} '{self.name}'"
 
 
-def find(pids: Collection[int], wanted: frozenset[str]) -> dict[str, list[Holder]]:
-    """The fds of all processes but `pids` whose link is one of `wanted`.
+def find(
+    pids: Collection[int],
+    wanted: frozenset[str],
+    known: frozenset[tuple[int, int]] = frozenset(),
+) -> dict[str, list[Holder]]:
+    """The fds of all processes but `pids` whose link is one of `wanted`, and which are not `known` by (pid,
+    fd).
 
     Processes that end meanwhile, or that we may not look into, are passed over. Call it while this process
     holds no duplicates of the target's fds, or it finds itself.
@@ -33,7 +38,7 @@ def find(pids: Collection[int], wanted: frozenset[str]) -> dict[str, list[Holder
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) not in pids:
             for fd, link in links(int(entry)):
-                if link in wanted:
+                if link in wanted and (int(entry), fd) not in known:
                     found[link].append(Holder(int(entry), name(int(entry)), fd))
     return found
 

@@ -3,7 +3,7 @@
 
 Connections are refused, or come back reset by the peer, as if the network had failed (tcp_close), or come
 back (given a firewall: tcp.py). Connections in an accept queue which the program has not taken have no fd
-to read them by: they are reset, or refused where connections are to come back. Datagrams which the program
+to read them by: they are refused, or reset on demand. Datagrams which the program
 has not read are lost, as the network may lose them.
 """
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from restorer.firewall import Firewall, Flow
 from restorer.program import Data, Image, Slot, exactly
 from restorer.state import multicast, sockdiag, sockopts, tcp
+from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.state.sockopts import SO_LINGER, SO_REUSEADDR, SOL_SOCKET, Option
@@ -60,12 +61,15 @@ class InetSocket:
     unread: bytes = b""
     kind: str = "inet"
 
+    @property
+    def is_connection(self) -> bool:
+        """Whether it is to be reset or closed quietly with the original, through an fd of it."""
+        return self.state in ("established", "reset")
 
-def capture(
-    descriptor: Descriptor, sock: socket.socket, tcp_close: bool, firewall: Firewall | None = None
-) -> InetSocket:
-    """Describes a socket, `sock` being a duplicate. Raises Refused for connections unless tcp_close or with a
-    `firewall`, which then blocks them.
+
+def capture(descriptor: Descriptor, sock: socket.socket, choices: Choices) -> InetSocket:
+    """Describes a socket, `sock` being a duplicate. Raises Refused for connections unless `choices` say what
+    becomes of them; a firewall then blocks them.
     """
     protocol = sock.getsockopt(SOL_SOCKET, socket.SO_PROTOCOL)
     name = _supported(descriptor, sock, protocol)
@@ -75,19 +79,19 @@ def capture(
     state = _state(sock, local, remote)
     over = state in _OVER
     if state == "connection":
-        if firewall is not None:
-            return _established(descriptor, sock, protocol, firewall)
-        if not tcp_close:
+        if choices.firewall is not None:
+            return _established(descriptor, sock, protocol, choices.firewall)
+        if not choices.tcp_close:
             raise descriptor.refused(
                 f"TCP connection {_text(local)} to {_text(remote)} cannot be checkpointed",
                 "close connections first, or see --tcp close and --tcp established",
             )
         state = "reset"
     queue = _queue(descriptor, sock, protocol) if state == "listening" else sockdiag.Listener(0, 0)
-    if queue.pending and firewall is not None:
+    if queue.pending and not (choices.tcp_close or choices.skip_in_flight):
         raise descriptor.refused(
             f"{queue.pending} TCP connections to {_text(local)} wait to be accepted",
-            "try again when they are",
+            "try again when they are, or see --skip-in-flight",
         )
     return InetSocket(
         family=int(sock.family),

@@ -29,10 +29,13 @@ class Outside:
         self._tracees = {tracee.pid: tracee for tracee in tracees}
         self.found = found
         self.sockets = own_sockets
-        # Before any fd of the targets is duplicated here, or this process counts as a holder.
+        # Before any more fds of the targets are duplicated here, or this process counts as a holder.
         self._holders = holders.find(
-            self._tracees, frozenset(one.link for one in found if _is_shareable(one))
+            self._tracees,
+            frozenset(one.link for one in found if _is_shareable(one)),
+            frozenset((one.pid, one.number) for one in found if one.in_flight),
         )
+        found = [one for one in found if not one.in_flight]
         self.ptys = Ptys(self._tracees, found)
         self._streams: dict[int, dict[int, Descriptor]] = {pid: {} for pid in self._tracees}
         for one in found:
@@ -45,14 +48,14 @@ class Outside:
         that has.
         """
         merged: dict[int, Descriptor] = {}
-        for streams in (self._streams[pid], *self._streams.values()):
+        for streams in (self._streams.get(pid, {}), *self._streams.values()):
             merged |= {number: one for number, one in streams.items() if number not in merged}
         return merged
 
     def is_stdio(self, descriptor: Descriptor) -> bool:
         """Whether restore gives its own stdin, stdout or stderr for this fd."""
         if terminals.is_terminal(descriptor):
-            return not self.ptys.has(descriptor)
+            return not descriptor.in_flight and not self.ptys.has(descriptor)
         return _is_shareable(descriptor) and descriptor.link in self._links
 
     def _leads_outside(self, descriptor: Descriptor) -> bool:

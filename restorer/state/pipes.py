@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.program import Image, Slot, exactly
-from restorer.state.descriptors import Descriptor, copied
+from restorer.state.descriptors import Descriptor, Source, copied
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
-from restorer.tracee import Tracee
 
 _SPLICE_F_NONBLOCK = 2
 
@@ -44,7 +43,7 @@ class PipeEnd:
     kind: str = "pipe"
 
 
-def capture(tracees: Mapping[int, Tracee], ends: list[Descriptor]) -> Pipe:
+def capture(tracees: Mapping[int, Source], ends: list[Descriptor]) -> Pipe:
     """Describes the pipe whose descriptions in the `tracees` (by pid) are `ends`, one descriptor each.
 
     Raises Refused when an end was opened again through /proc, or when what is in it cannot be read.

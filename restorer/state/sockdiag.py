@@ -17,8 +17,9 @@ _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TCPF_LISTEN = 1 << 10
-_UNIX_SHOW = 0x02 | 0x04 | 0x10
-_UNIX_VFS, _UNIX_PEER, _UNIX_RQLEN, _UNIX_SHUTDOWN = 1, 2, 4, 6
+_UNIX_SHOW = 0x01 | 0x02 | 0x04 | 0x08 | 0x10
+_UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _UNIX_SHUTDOWN = 0, 1, 2, 3, 4, 6
+_LISTEN = 10
 _ALL_STATES = 0xFFFFFFFF
 _INET_MD5SIG, _INET_MESSAGE_BYTES = 18, 72
 _HEADER = struct.Struct("=IHHII")
@@ -35,14 +36,26 @@ class Listener:
 
 @dataclass(frozen=True)
 class UnixInfo:
-    """unix_diag's view of one socket; `peer` is None without one, 0 when the peer has been closed."""
+    """unix_diag's view of one socket; `peer` is None without one, 0 when the peer has been closed or waits to
+    be accepted. `name` is as the kernel keeps it, abstract ones begin with NUL. `waiting` are the sockets
+    whose connections wait in the queue of a listening one, 0 for those closed since.
+    """
 
+    inode: int
+    type: int
     state: int
+    name: bytes
     vfs_inode: int | None
     peer: int | None
+    waiting: tuple[int, ...]
     rqueue: int
     wqueue: int
     shutdown: int
+
+    @property
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        return self.state == _LISTEN
 
 
 def inet_listeners(family: int, protocol: int) -> dict[int, Listener]:
@@ -70,22 +83,35 @@ def has_tcp_signatures(sock: socket.socket) -> bool:
 
 def unix_socket(inode: int) -> UnixInfo:
     """One unix socket. Raises Refused when the kernel does not find it in this network namespace."""
-    request = struct.pack(
-        "=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _UNIX_SHOW, _NO_COOKIE, _NO_COOKIE
-    )
-    for message in _ask(request, 0):
+    for message in _ask(_unix_request(inode), 0):
         return _parse_unix(message)
     raise Refused(f"unix socket {inode} is not in this network namespace")
+
+
+def unix_sockets() -> dict[int, UnixInfo]:
+    """All unix sockets of this network namespace that have an inode."""
+    return {one.inode: one for one in map(_parse_unix, _ask(_unix_request(0), _NLM_F_DUMP)) if one.inode}
+
+
+def _unix_request(inode: int) -> bytes:
+    return struct.pack(
+        "=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL_STATES, inode, _UNIX_SHOW, _NO_COOKIE, _NO_COOKIE
+    )
 
 
 def _parse_unix(message: bytes) -> UnixInfo:
     attributes = dict(_attributes(message[16:]))
     rqueue, wqueue = struct.unpack_from("=II", attributes.get(_UNIX_RQLEN, bytes(8)))
     vfs, peer = attributes.get(_UNIX_VFS), attributes.get(_UNIX_PEER)
+    waiting, name = attributes.get(_UNIX_ICONS, b""), attributes.get(_UNIX_NAME, b"")
     return UnixInfo(
+        inode=struct.unpack_from("=I", message, 4)[0],
+        type=message[1],
         state=message[2],
+        name=name if name.startswith(b"\0") else name.rstrip(b"\0"),
         vfs_inode=None if vfs is None else int.from_bytes(vfs[:4], "little"),
         peer=None if peer is None else int.from_bytes(peer[:4], "little"),
+        waiting=struct.unpack(f"={len(waiting) // 4}I", waiting),
         rqueue=rqueue,
         wqueue=wqueue,
         shutdown=attributes.get(_UNIX_SHUTDOWN, b"\0")[0],

@@ -7,13 +7,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from restorer.firewall import Firewall
 from restorer.state import inet, netlink, sockdiag, tcp, unixsockets
-from restorer.state.descriptors import Descriptor, copied
+from restorer.state.choices import Choices
+from restorer.state.descriptors import Descriptor, Source, copied
 from restorer.state.inet import InetSocket
 from restorer.state.netlink import NetlinkSocket
+from restorer.state.unixlinks import Surroundings
+from restorer.state.unixqueues import Message
 from restorer.state.unixsockets import UnixSocket
-from restorer.tracee import Tracee
 
 _NAMES = {
     3: "AX.25", 17: "packet", 15: "PF_KEY", 29: "CAN", 30: "TIPC", 31: "Bluetooth",
@@ -22,26 +23,27 @@ _NAMES = {
 
 
 def capture(
-    tracee: Tracee,
+    tracee: Source,
     descriptor: Descriptor,
-    own: frozenset[int],
-    *,
-    tcp_close: bool,
-    firewall: Firewall | None = None,
+    around: Surroundings,
+    queue: tuple[Message, ...],
+    choices: Choices,
 ) -> InetSocket | NetlinkSocket | UnixSocket:
-    """Describes one socket; `own` are the inodes of all sockets of the target. Raises Refused by name."""
+    """Describes one socket; `around` has all unix sockets, `queue` what waits in this one. Raises Refused by
+    name.
+    """
     with _duplicate(tracee, descriptor) as sock:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            return inet.capture(descriptor, sock, tcp_close, firewall)
+            return inet.capture(descriptor, sock, choices)
         if sock.family == socket.AF_UNIX:
-            return unixsockets.capture(descriptor, sock, own)
+            return unixsockets.capture(descriptor, sock, around, queue)
         if sock.family == socket.AF_NETLINK:
             return netlink.capture(descriptor, sock)
         name = _NAMES.get(int(sock.family), f"address family {int(sock.family)}")
         raise descriptor.refused(f"{name} socket cannot be checkpointed", "close it first")
 
 
-def is_connection(tracee: Tracee, descriptor: Descriptor, own: frozenset[int]) -> bool:
+def is_connection(tracee: Source, descriptor: Descriptor, own: frozenset[int]) -> bool:
     """Whether the socket is connected to something outside of the target."""
     with _duplicate(tracee, descriptor) as sock:
         try:
@@ -53,14 +55,14 @@ def is_connection(tracee: Tracee, descriptor: Descriptor, own: frozenset[int]) -
         return sockdiag.unix_socket(descriptor.stat.st_ino).peer not in own
 
 
-def reset_connections(tracee: Tracee, descriptors: list[Descriptor]) -> None:
+def reset_connections(tracee: Source, descriptors: list[Descriptor]) -> None:
     """What tcp_close says to the other ends; changes options, so only for a target about to be killed."""
     for descriptor in descriptors:
         with _duplicate(tracee, descriptor) as sock:
             inet.reset_at_end(sock)
 
 
-def close_connections_quietly(tracee: Tracee, descriptors: list[Descriptor]) -> None:
+def close_connections_quietly(tracee: Source, descriptors: list[Descriptor]) -> None:
     """Lets the end of the target say nothing to the other ends; only for a target about to be killed."""
     for descriptor in descriptors:
         with _duplicate(tracee, descriptor) as sock:
@@ -68,7 +70,7 @@ def close_connections_quietly(tracee: Tracee, descriptors: list[Descriptor]) -> 
 
 
 @contextmanager
-def _duplicate(tracee: Tracee, descriptor: Descriptor) -> Iterator[socket.socket]:
+def _duplicate(tracee: Source, descriptor: Descriptor) -> Iterator[socket.socket]:
     with copied(tracee, descriptor.number) as copy:
         # Family and type come from the kernel; close() stays with `copied`.
         sock = socket.socket(fileno=copy)

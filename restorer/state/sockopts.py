@@ -10,7 +10,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from restorer.program import OK, Image, Slot, ok_or
+from restorer.program import OK, Image, Program, Slot, ok_or
 from restorer.syscalls import NR
 
 SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP, SOL_IPV6 = 1, 0, 6, 17, 41
@@ -146,12 +146,13 @@ def emit(options: tuple[Option, ...], fd: Slot, image: Image, about: str) -> Non
             emit_one(option, fd, image)
 
 
-def emit_one(option: Option, fd: Slot, image: Image) -> None:
-    """One setsockopt in the launcher."""
+def emit_one(option: Option, fd: Slot, image: Image, program: Program | None = None) -> None:
+    """One setsockopt, in the launcher unless said otherwise."""
     data = image.data(option.value)
     expect = OK if option.level == SOL_SOCKET else ok_or(_MAY_BE_UNKNOWN)
     size = len(option.value)
-    image.shared.syscall(NR.setsockopt, fd, option.level, option.number, data, size, expect=expect)
+    program = program or image.shared
+    program.syscall(NR.setsockopt, fd, option.level, option.number, data, size, expect=expect)
 
 
 def number_of(options: tuple[Option, ...], number: int) -> int:

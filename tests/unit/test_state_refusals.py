@@ -17,6 +17,8 @@ import pytest
 
 from restorer.errors import Refused
 from restorer.state import cwd, fds, namespaces, posix_timers, seccomp, sharers, unsupported, vmas
+from restorer.state.choices import Choices
+from restorer.state.unixqueues import Message
 from restorer.tracee import Tracee, seize
 
 PRELUDE = "import fcntl, mmap, os, select, socket, sys, time, signal, ctypes, threading\n"
@@ -110,8 +112,33 @@ FDS = {
         r"fd \d+: TCP connection 127.0.0.1:\d+ to 127.0.0.1:\d+ cannot.*--tcp close",
     ),
     "fds in flight": (
-        "a, b = socket.socketpair(); socket.send_fds(a, [b'x'], [0])",
-        r"fd \d+: unix socket with fds in flight",
+        "a, b = socket.socketpair(); e = select.epoll(); socket.send_fds(a, [b'x'], [e.fileno()]); e.close()",
+        r"in flight to fd \d+: anon_inode:\[eventpoll\] is in no process",
+    ),
+    "unix connection to another": (
+        "l = socket.socket(socket.AF_UNIX); l.bind('s'); l.listen()\n"
+        "if os.fork() == 0: s, _ = l.accept(); s.send(b'x'); sys.stdin.read(); os._exit(0)\n"
+        "l.close(); c = socket.socket(socket.AF_UNIX); c.connect('s'); c.recv(1)",
+        r"fd \d+: unix socket connected to s cannot.*--ext-unix",
+    ),
+    "unix pair with another": (
+        "a, b = socket.socketpair()\n"
+        "if os.fork() == 0: a.close(); b.send(b'x'); sys.stdin.read(); os._exit(0)\n"
+        "b.close(); a.recv(1)",
+        r"fd \d+: unix socket connected to process \d+ 'python.*' cannot.*without a name",
+    ),
+    "unix connection that waits with data": (
+        "l = socket.socket(socket.AF_UNIX); l.bind('s'); l.listen()\n"
+        "c = socket.socket(socket.AF_UNIX); c.connect('s'); c.send(b'early')",
+        r"fd \d+: data for s waits in a connection that was not accepted.*--skip-in-flight",
+    ),
+    "unix connection from outside that waits": (
+        "l = socket.socket(socket.AF_UNIX); l.bind('s'); l.listen(); a, b = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "  l.close(); c = socket.socket(socket.AF_UNIX); c.connect('s'); os.write(b, b'x'); os.close(a)\n"
+        "  os.close(b); sys.stdin.read(); os._exit(0)\n"
+        "os.read(a, 1); os.close(b); os.close(a)",
+        r"fd \d+: 1 connections from outside to unix socket s wait to be accepted.*--skip-in-flight",
     ),
     "socket file": (
         "s = socket.socket(socket.AF_UNIX); s.bind('s'); os.unlink('s')",
@@ -189,7 +216,7 @@ def test_pipe_to_another_process(start: Start) -> None:
 def test_reset_connections_are_allowed_on_demand(start: Start) -> None:
     child = start(FDS["connection"][0])
     with seize(child.pid) as tracee:
-        (table,) = fds.capture([tracee], tcp_close=True)
+        (table,) = fds.capture([tracee], Choices(tcp_close=True))
     states = [getattr(one.object, "state", "") for one in table.descriptions]
     assert sorted(filter(None, states)) == ["listening", "reset", "reset"]
 
@@ -200,7 +227,7 @@ def test_capture_takes_nothing_away(start: Start) -> None:
         (first,), (second,) = fds.capture([tracee]), fds.capture([tracee])
     assert first == second
     assert [pipe.packets for pipe in first.pipes] == [(b"kept",)]
-    assert (b"kept too",) in [getattr(one.object, "queue", ()) for one in first.descriptions]
+    assert (Message(b"kept too"),) in [getattr(one.object, "queue", ()) for one in first.descriptions]
 
 
 def test_posix_timer_of_a_thread_clock(start: Start) -> None:

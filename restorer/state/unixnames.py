@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of unix sockets: bound by the launcher, relative ones from the working directory of who had them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from restorer.program import ANY, Image, Program, Slot, exactly, ok_or
+from restorer.state.descriptors import Descriptor
+from restorer.state.opening import AT_FDCWD, Opener
+from restorer.state.sockdiag import UnixInfo
+from restorer.syscalls import NR
+
+_AT_SYMLINK_NOFOLLOW = 0x100
+
+
+@dataclass(frozen=True)
+class SocketFile:
+    """The inode a bound name made."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+def is_path(name: bytes) -> bool:
+    """Whether a file stands for it; others are abstract, or none."""
+    return name[:1] not in (b"", b"\0")
+
+
+def is_relative(name: bytes) -> bool:
+    """Whether what it leads to depends on a working directory."""
+    return is_path(name) and not name.startswith(b"/")
+
+
+def shown(name: bytes) -> str:
+    """As people write it."""
+    return os.fsdecode(name).replace("\0", "@")
+
+
+def pack(name: bytes) -> bytes:
+    """struct sockaddr_un up to the length that counts."""
+    ending = b"" if name.startswith(b"\0") else b"\0"
+    return struct.pack("=H", socket.AF_UNIX) + name + ending
+
+
+def seen_from(pid: int, name: bytes) -> str:
+    """The path by which this process sees the file that `pid` means."""
+    base = f"/proc/{pid}/{'root' if name.startswith(b'/') else 'cwd'}"
+    return os.path.join(base, os.fsdecode(name).lstrip("/"))
+
+
+def file_of(descriptor: Descriptor, name: bytes, info: UnixInfo) -> SocketFile | None:
+    """The file of a bound name, None for an abstract one. Raises Refused when it is not the socket's."""
+    if not is_path(name):
+        return None
+    try:
+        status = os.lstat(seen_from(descriptor.pid, name))
+    except OSError:
+        raise descriptor.refused(
+            f"socket file {shown(name)} has been deleted", "only named sockets can be bound"
+        ) from None
+    if not stat.S_ISSOCK(status.st_mode) or status.st_ino & 0xFFFFFFFF != info.vfs_inode:
+        raise descriptor.refused(f"{shown(name)} is not the file of this socket any more", "bind it anew")
+    return SocketFile(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+@contextmanager
+def folder(name: bytes, cwd: str, opener: Opener) -> Iterator[None]:
+    """Ops inside find a relative `name` from `cwd`; the working directory is what it was after them."""
+    if not is_relative(name):
+        yield
+        return
+    image, program = opener.image, opener.program
+    flags = os.O_PATH | os.O_DIRECTORY
+    with image.about(f"working directory {cwd}"):
+        here = opener.open(NR.openat, AT_FDCWD, image.string("."), flags)
+        program.syscall(NR.chdir, image.string(cwd))
+    yield
+    program.syscall(NR.fchdir, here)
+    opener.close(here)
+
+
+def emit_address(nr: int, fd: Slot | int, name: bytes, image: Image, program: Program) -> None:
+    """bind or connect."""
+    packed = pack(name)
+    program.syscall(nr, fd, image.data(packed), len(packed))
+
+
+def emit_bind(name: bytes, file: SocketFile | None, cwd: str, fd: Slot, opener: Opener) -> None:
+    """Binds `fd`, after what the former process has left is gone; in the launcher."""
+    image, program = opener.image, opener.program
+    with folder(name, cwd, opener):
+        if file is None:
+            emit_address(NR.bind, fd, name, image, program)
+            return
+        _emit_take_away(name, file, image, program)
+        emit_address(NR.bind, fd, name, image, program)
+        emit_undo(os.path.join(os.fsencode(cwd), name), image)
+        path = image.string(name)
+        program.syscall(NR.fchownat, AT_FDCWD, path, file.uid, file.gid, _AT_SYMLINK_NOFOLLOW)
+        program.syscall(NR.fchmodat, AT_FDCWD, path, file.mode)
+
+
+def emit_undo(path: bytes, image: Image) -> None:
+    """A restore that fails takes the file away again."""
+    note = image.data(bytes(8))
+    image.shared.store(note, 1)
+    with image.undo.unless_eq(image.undo.load(note), 0):
+        image.undo.syscall(NR.unlinkat, AT_FDCWD, image.string(path), 0, expect=ANY)
+
+
+def _emit_take_away(name: bytes, file: SocketFile, image: Image, program: Program) -> None:
+    """Removes the file the former process left, but nothing that is no socket, nor one that somebody serves.
+
+    A socket is put there if nothing is, so that each of the steps has one right answer: opening a socket file
+    says ENXIO, and connecting to one that nobody serves ECONNREFUSED.
+    """
+    path = image.string(name)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    program.syscall(NR.mknodat, AT_FDCWD, path, stat.S_IFSOCK | file.mode, 0, expect=ok_or(errno.EEXIST))
+    program.syscall(NR.openat, AT_FDCWD, path, flags, expect=exactly(-errno.ENXIO))
+    probe = program.call(NR.socket, socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+    packed = pack(name)
+    refused = exactly(-errno.ECONNREFUSED)
+    program.syscall(NR.connect, probe, image.data(packed), len(packed), expect=refused)
+    program.syscall(NR.close, probe)
+    program.syscall(NR.unlinkat, AT_FDCWD, path, 0)
