@@ -100,6 +100,17 @@ static void on_guard_end(struct launch *launch)
         guard_start(&launch->tree);
 }
 
+/* The kernel asks for no missing page when it dumps core (handle_userfault in fs/userfaultfd.c): nothing can bring it
+ * then, and what it leaves out a debugger shows as zeroes. */
+static void warn_of_core(const struct member *root, int status)
+{
+    if (WIFSIGNALED(status) && WCOREDUMP(status) && !root->loaded)
+        warn("the core dump of process %d was made while memory was missing: what it lacks reads as zeroes; "
+             "to "
+             "have all of it, restore with --fill before",
+             root->pid);
+}
+
 static void on_root_change(struct launch *launch, int status)
 {
     struct member *root = tree_root(&launch->tree);
@@ -112,6 +123,7 @@ static void on_root_change(struct launch *launch, int status)
         return;
     root->ended = true;
     launch->tree.root_status = status;
+    warn_of_core(root, status);
     if (launch->phase == PHASE_RESTORING)
         die_restoring(launch, root, "the loader", status);
 }
