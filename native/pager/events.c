@@ -67,8 +67,6 @@ static void forked(struct pager *p, const struct space *parent, int uffd)
         raw1(SYS_close, uffd);
         return;
     }
-    if (p->spaces_count - p->spaces_used < SPACES_RESERVE)
-        events_reap(p);
     child = free_space(p);
     if (!child)
         pager_lost(WR_LOST_POOL, -EAGAIN);
@@ -112,11 +110,38 @@ static void apply(struct pager *p, struct space *space, const struct uffd_msg *m
     }
 }
 
+uint32_t events_free_spaces(const struct pager *p)
+{
+    return p->spaces_count - p->spaces_used;
+}
+
+/* How many forks of this space there is room for. A space that has nothing missing needs none. */
+static uint32_t room(const struct pager *p, const struct space *space)
+{
+    uint32_t free = events_free_spaces(p), last = space == &p->spaces[0] ? SPACES_LAST : 0;
+
+    if (!space->missing)
+        return MESSAGES;
+    return free > last ? free - last : 0;
+}
+
+int events_readable(const struct pager *p, const struct space *space)
+{
+    return room(p, space) > 0;
+}
+
 void events_read(struct pager *p, struct space *space)
 {
     struct uffd_msg messages[MESSAGES];
-    long n = raw3(SYS_read, space->uffd, messages, sizeof(messages));
+    uint32_t count;
+    long n;
 
+    if (events_free_spaces(p) < SPACES_RESERVE)
+        events_reap(p);
+    count = room(p, space);
+    if (count == 0 || space->uffd < 0)
+        return;
+    n = raw3(SYS_read, space->uffd, messages, (count < MESSAGES ? count : MESSAGES) * sizeof(messages[0]));
     if (n == -EAGAIN || n == -EINTR)
         return;
     if (n <= 0 || n % (long)sizeof(messages[0]) != 0)
@@ -125,15 +150,18 @@ void events_read(struct pager *p, struct space *space)
         apply(p, space, &messages[i]);
 }
 
-void events_settle(struct pager *p, struct space *space)
+int events_settle(struct pager *p, struct space *space)
 {
     struct pollfd fd = {.fd = space->uffd, .events = POLLIN};
     struct {
         long seconds, nanoseconds;
     } moment = {0, SETTLE_NS};
 
+    if (!events_readable(p, space))
+        return 0;
     p->counters->retries++;
     raw6(SYS_ppoll, (long)&fd, 1, (long)&moment, 0, 0, 0);
     if (fd.revents & POLLIN)
         events_read(p, space);
+    return 1;
 }

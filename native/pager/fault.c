@@ -44,10 +44,14 @@ void fault_one(struct pager *p)
     trace_begin(p, &fault);
     record = space_wanted(space, fault.addr);
     trace_phase(p, WR_PHASE_LOOKUP, trace_now());
-    if (record >= 0)
+    if (record >= 0) {
         bring_wanted(p, (uint64_t)record);
-    else
+        /* Its events may not be read for want of spaces: the thread asks again once they are. */
+        if (space->uffd >= 0 && space_wanted(space, fault.addr) >= 0)
+            install_wake(space, fault.addr, WR_PAGE_BYTES);
+    } else {
         result = zero_unknown(p, space, fault.addr);
+    }
     if (result == -EAGAIN) {
         events_settle(p, space);
         install_wake(space, fault.addr, WR_PAGE_BYTES);

@@ -149,12 +149,24 @@ int install_zero(struct pager *p, struct space *space, uint64_t addr)
     pager_lost(WR_LOST_INSTALL, result);
 }
 
-/* UFFDIO_CONTINUE never touches private memory, but is refused with ESRCH when nobody uses the mm any more
- * (userfaultfd_continue, fs/userfaultfd.c). The address is in the region, which no child has. */
-int install_gone(const struct pager *p, const struct space *space)
+/* UFFDIO_CONTINUE never touches private memory, but is refused with EAGAIN while mappings change, and with ESRCH when
+ * nobody uses the mm any more (userfaultfd_continue, fs/userfaultfd.c). The address is in the region, which no child
+ * has. */
+static long ask(const struct pager *p, const struct space *space)
 {
     struct uffdio_continue arg = {.range = {.start = p->rt->pool, .len = WR_PAGE_BYTES}};
-    long result = raw3(SYS_ioctl, space->uffd, UFFDIO_CONTINUE, &arg);
+
+    return raw3(SYS_ioctl, space->uffd, UFFDIO_CONTINUE, &arg);
+}
+
+int install_must_wait(const struct pager *p, const struct space *space)
+{
+    return ask(p, space) == -EAGAIN;
+}
+
+int install_gone(const struct pager *p, const struct space *space)
+{
+    long result = ask(p, space);
 
     return result == -ESRCH || result == -ENOSPC;
 }

@@ -20,7 +20,8 @@ enum {
     EXIT_LOST = 125,
     VIEWS_MIN = 16384,
     DEATH_SECONDS = 5,
-    FAIL_STOP_ROUNDS = 100
+    FAIL_STOP_ROUNDS = 100,
+    STUCK_TURNS = 5000,
 };
 
 struct timespec_raw {
@@ -59,15 +60,15 @@ static _Noreturn void leave(int code)
         raw1(SYS_exit_group, code);
 }
 
-/* What a space lacks of one record; a space whose mm is gone is released. */
+/* What a space lacks of one record; a space whose mm is gone is released, one that may not be read from left as it is. */
 static void poison_record(struct pager *p, struct space *space, uint64_t index)
 {
     while (space->uffd >= 0 && space->need[index]) {
         int result = install_poison(p, space, index);
 
-        if (result == -EAGAIN)
-            events_settle(p, space);
-        else if (result == -ESRCH)
+        if (result == -EAGAIN && !events_settle(p, space))
+            return;
+        if (result == -ESRCH)
             events_release(p, space);
     }
 }
@@ -107,6 +108,8 @@ static _Noreturn void fail_stop(struct pager *p)
             events_read(p, &p->spaces[s]);
             again |= p->spaces[s].missing != 0;
             poison_space(p, &p->spaces[s]);
+            if (s > 0 && p->spaces[s].uffd >= 0 && !p->spaces[s].missing)
+                events_release(p, &p->spaces[s]);
         }
     }
     leave(EXIT_LOST);
@@ -168,8 +171,8 @@ static void install_everywhere(struct pager *p, const struct decoded *decoded, u
         }
         if (result == -ESRCH)
             leave(0);
-        events_settle(p, space);
-        s = p->spaces_count;
+        if (events_settle(p, space))
+            s = p->spaces_count;
     }
 }
 
@@ -288,26 +291,56 @@ static int eager_one(struct pager *p)
     return 1;
 }
 
-/* Children are filled without regard to the policy when their parent has gone or spaces run short. */
-static int fill_any(struct pager *p)
+/* Not while its installs are refused and what they wait for may not be read. */
+static int may_fill(const struct pager *p, const struct space *space)
 {
-    int tight = p->spaces_count - p->spaces_used < SPACES_RESERVE;
-    struct space *own = &p->spaces[0];
+    return events_readable(p, space) || !install_must_wait(p, space);
+}
 
-    if (!index_seen(p))
-        return 0;
-    if (own->missing && !p->target_gone && !tight &&
-        (p->ctl->fill != WR_FILL_NONE || own->views_count + VIEWS_RESERVE > own->views_max))
-        return fill_own(p);
+static int fill_a_child(struct pager *p)
+{
     for (uint32_t s = 1; s < p->spaces_count; s++) {
         struct space *space = &p->spaces[s];
 
-        if (space->uffd < 0 || (p->ctl->fill == WR_FILL_NONE && !tight && !p->target_gone))
+        if (space->uffd < 0 || !may_fill(p, space))
             continue;
         if (!space->missing || !fill_one(p, space))
             events_release(p, space);
         return 1;
     }
+    return 0;
+}
+
+/* Every space has a fork waiting that has no room: only a tree whose processes all fork at once can bring us here. */
+static void note_stuck(struct pager *p)
+{
+    int blocked = events_free_spaces(p) == 0 && !events_readable(p, &p->spaces[0]);
+
+    p->stuck = blocked ? p->stuck + 1 : 0;
+    if (p->stuck > STUCK_TURNS)
+        pager_lost(WR_LOST_POOL, -EAGAIN);
+}
+
+/* Children are filled without regard to the policy when their parent has gone or spaces have run short. Then the process
+ * itself is filled too, so that what it forks later needs no space; as long as they are short, the children come first. */
+static int fill_any(struct pager *p)
+{
+    int tight = events_free_spaces(p) < SPACES_RESERVE, lazy = p->ctl->fill == WR_FILL_NONE;
+    struct space *own = &p->spaces[0];
+    int own_too;
+
+    if (!index_seen(p))
+        return 0;
+    p->crowded |= tight;
+    own_too = own->missing && !p->target_gone && may_fill(p, own) &&
+              (!lazy || p->crowded || own->views_count + VIEWS_RESERVE > own->views_max);
+    if (own_too && !tight)
+        return fill_own(p);
+    if ((!lazy || p->crowded || p->target_gone) && fill_a_child(p))
+        return 1;
+    if (own_too)
+        return fill_own(p);
+    note_stuck(p);
     return 0;
 }
 
@@ -363,14 +396,15 @@ static void look(struct pager *p, int idle)
     long ready;
 
     /* Neither the index nor `go` wakes us, and with all memory in place the launcher waits for us from `go` on. */
-    if (idle && p->index_ready && p->resumed)
+    if (idle && p->index_ready && p->resumed && !p->stuck)
         timeout = (struct timespec_raw){IDLE_SECONDS, 0};
     fds[0] = (struct pollfd){.fd = WR_PAGER_CHANNEL, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = p->target_gone ? -1 : WR_PAGER_PIDFD, .events = POLLIN};
     for (uint32_t s = 0; s < p->spaces_count; s++)
-        fds[2 + s] = (struct pollfd){.fd = p->spaces[s].uffd, .events = POLLIN};
+        fds[2 + s] = (struct pollfd){.fd = events_readable(p, &p->spaces[s]) ? p->spaces[s].uffd : -1,
+                                     .events = POLLIN};
     ready = raw6(SYS_ppoll, (long)fds, 2 + p->spaces_count, (long)&timeout, 0, 0, 0);
-    if (ready == 0 && idle && p->resumed && !p->target_gone)
+    if (ready == 0 && idle && p->resumed && !p->target_gone && !p->stuck)
         ask_if_alone(p);
     if (ready == 0 && idle)
         events_reap(p);

@@ -26,7 +26,8 @@ enum {
     AHEAD_SLOTS = 8,
     FAULTS_MAX = 64,
     SPACES_MAX = 64,
-    SPACES_RESERVE = 8, /* free spaces below which children are filled before more events are read */
+    SPACES_RESERVE = 8, /* free spaces below which everything is filled, children first */
+    SPACES_LAST = 4,    /* free spaces that only children's own children may use */
     VIEWS_RESERVE = 64,
 };
 
@@ -114,6 +115,8 @@ struct pager {
     uint64_t traced_count;
     uint64_t used_count;
 
+    int crowded;    /* spaces have run short once: whatever the policy, all that is missing is brought */
+    uint32_t stuck; /* turns in which nothing could be done for want of spaces */
     int eager_done;
     int resumed;     /* ctl.go was seen set: from here on nobody writes through file-private views */
     int target_gone; /* the process has ended or executed another program */
@@ -198,6 +201,9 @@ int install_poison(struct pager *p, struct space *space, uint64_t index);
 /* A page that the image does not have. */
 int install_zero(struct pager *p, struct space *space, uint64_t addr);
 
+/* Whether an event of the space waits to be read, or its thread has not gone on yet: installs get EAGAIN. */
+int install_must_wait(const struct pager *p, const struct space *space);
+
 /* Whether every process that used the space's mm has ended. */
 int install_gone(const struct pager *p, const struct space *space);
 
@@ -205,11 +211,17 @@ void install_wake(const struct space *space, uint64_t addr, uint64_t bytes);
 
 /* ---- events.c ---- */
 
-/* Reads what a space's userfaultfd has to say: faults are queued, events applied. */
+/* Whether a space may be read from: every message may be a fork, for which there must be room. Who is not read from
+ * waits, the forking thread with it. */
+int events_readable(const struct pager *p, const struct space *space);
+
+/* Reads what a space's userfaultfd has to say, if it may: faults are queued, events applied. */
 void events_read(struct pager *p, struct space *space);
 
-/* Waits a moment for events of the space, then reads them: after an -EAGAIN. */
-void events_settle(struct pager *p, struct space *space);
+/* Waits a moment for events of the space, then reads them: after an -EAGAIN. 0 if it may not be read from. */
+int events_settle(struct pager *p, struct space *space);
+
+uint32_t events_free_spaces(const struct pager *p);
 
 /* A space whose mm is gone, or which has all its pages. */
 void events_release(struct pager *p, struct space *space);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who looks from outside while memory is missing: gdb, strace, a core dump. None is given a wrong byte that it
-is not told of, and the program goes on.
+"""Who looks from outside while memory is missing: gdb, strace, a core dump. None is given a wrong byte that
+it is not told of, and the program goes on.
 """
 
 from __future__ import annotations
