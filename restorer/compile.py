@@ -31,6 +31,7 @@ from restorer.state import (
     cwd,
     fds,
     itimers,
+    membarrier,
     mm,
     namespaces,
     oom,
@@ -89,6 +90,7 @@ class CheckpointState:
     memory: vmas.Vmas
     vdso: vdso.Vdso
     mm: mm.Mm
+    membarrier: membarrier.Membarrier
     fds: fds.Fds
     contents: contents.Contents
     cwd: cwd.Cwd
@@ -185,6 +187,7 @@ def _capture_process(tracee: Tracee, memory: vmas.Vmas, table: fds.Fds) -> Check
         memory=memory,
         vdso=vdso.capture(tracee),
         mm=layout,
+        membarrier=membarrier.capture(tracee),
         fds=table,
         contents=contents.NO_CONTENTS,
         cwd=cwd.capture(tracee),
@@ -273,6 +276,7 @@ def _emit_address_space(state: CheckpointState, image: Image) -> None:
 def _emit_memory(state: CheckpointState, image: Image) -> Slot:
     uffd = userfault.emit(state.memory, image)
     mm.emit(state.mm, image)
+    membarrier.emit(state.membarrier, image)
     return uffd
 
 
