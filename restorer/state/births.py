@@ -7,6 +7,9 @@ calls setsid(2), the others after. Process groups are joined once all leaders ar
 leader has ended, and been reaped, a *placeholder* with that ID leads it until all have joined. Zombies are
 forked too, and end at once.
 
+A session whose leader has ended, as that of a daemon which forked once more, has a placeholder too: it makes
+the session and forks those who are in it, by CLONE_PARENT, so that they are children of its own parent.
+
 The root, where it leads none, joins the session and the group of `restore`, as a job of the shell that it
 runs in; so do those of the tree that were in the same ones.
 """
@@ -17,7 +20,7 @@ import errno
 import os
 import signal
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from restorer import wire
@@ -25,12 +28,13 @@ from restorer.errors import Refused
 from restorer.procfs import Process
 from restorer.program import STAGE, Data, Image, Program, Slot, ok_or
 from restorer.state import channel, ptys, session, threads
+from restorer.state.descent import Descent, Orphans, lost_sessions
 from restorer.state.ptys import Pty
 from restorer.state.session import Session
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
-_CLONE_PIDFD, _CLONE_CLEAR_SIGHAND = 0x1000, 0x100000000
+_CLONE_PIDFD, _CLONE_PARENT, _CLONE_CLEAR_SIGHAND = 0x1000, 0x8000, 0x100000000
 _WEXITED_NOWAIT_WALL = 0x41000004
 _WALL = 0x40000000
 _P_PID = 1
@@ -55,17 +59,34 @@ class Zombie:
 class Birth:
     """One process: the index of its parent, -1 for the root, its dead children, and the groups that a
     placeholder has to lead; `before` are children (indices) that are forked before it makes its session,
-    `after` the others. `stopped` are those that are stopped, each with whether it has been told so, by
-    wait(2).
+    `orphans` those whom the leader of another one forks, `after` the others. `stopped` are those that are
+    stopped, each with whether it has been told so, by wait(2).
     """
 
     parent: int
     session: Session
     before: tuple[int, ...]
     after: tuple[int, ...]
+    orphans: tuple[Orphans, ...]
     zombies: tuple[Zombie, ...]
     placeholders: tuple[int, ...]
     stopped: tuple[tuple[int, bool], ...] = ()
+
+    @property
+    def lost_sessions(self) -> tuple[Orphans, ...]:
+        """Those whose leader is not among the dead children either."""
+        dead = {zombie.session.pid for zombie in self.zombies}
+        return tuple(one for one in self.orphans if one.session not in dead)
+
+    def orphans_of(self, pid: int) -> tuple[int, ...]:
+        """Whom the leader `pid` forks for its parent."""
+        return next((one.children for one in self.orphans if one.session == pid), ())
+
+    @property
+    def short_lived(self) -> tuple[int, ...]:
+        """The IDs of the processes that end before the tree runs, zombies included."""
+        lost = tuple(one.session for one in self.lost_sessions)
+        return *(zombie.session.pid for zombie in self.zombies), *self.placeholders, *lost
 
 
 @dataclass(frozen=True)
@@ -77,14 +98,14 @@ class Births:
     @property
     def tasks(self) -> int:
         """How many processes are made, those that do not live long among them."""
-        return sum(1 + len(one.zombies) + len(one.placeholders) for one in self.processes)
+        return len(self.pids)
 
     @property
     def pids(self) -> tuple[int, ...]:
         """All IDs that are chosen."""
         found: list[int] = []
         for one in self.processes:
-            found += (one.session.pid, *(zombie.session.pid for zombie in one.zombies), *one.placeholders)
+            found += (one.session.pid, *one.short_lived)
         return tuple(found)
 
 
@@ -99,19 +120,33 @@ def capture(pids: Sequence[int], zombies: Sequence[int]) -> Births:
     dead: list[list[Zombie]] = [[] for _ in pids]
     for pid in zombies:
         dead[index_of[Process(pid).status.ppid]].append(_zombie(Process(pid)))
-    before = _forked_before(sessions, parents)
-    lost = _lost_groups(sessions, [one.session for each in dead for one in each])
+    ended = [one.session for each in dead for one in each]
+    return arrange(sessions, parents, dead, lost_sessions(pids[0], sessions, ended))
+
+
+def arrange(
+    sessions: Sequence[Session],
+    parents: Sequence[int],
+    dead: Sequence[Sequence[Zombie]],
+    lost: frozenset[int],
+) -> Births:
+    """Who is forked by whom, and when. `parents` are indices, `dead` the zombies of each process, `lost` the
+    sessions without a leader. Raises Refused.
+    """
+    descent = Descent(sessions, parents, lost)
+    groups = _lost_groups(sessions, [one.session for each in dead for one in each], lost)
     return Births(
         tuple(
             Birth(
                 parent=parents[index],
-                session=sessions[index],
-                before=tuple(k for k in _children(parents, index) if k in before),
-                after=tuple(k for k in _children(parents, index) if k not in before),
+                session=own,
+                before=descent.before(index),
+                after=descent.after(index),
+                orphans=descent.orphans(index),
                 zombies=tuple(dead[index]),
-                placeholders=tuple(group for group, home in lost.items() if home == index),
+                placeholders=tuple(group for group, home in groups.items() if home == index),
             )
-            for index in range(len(pids))
+            for index, own in enumerate(sessions)
         )
     )
 
@@ -136,10 +171,6 @@ def _has_told(parent: Tracee, child: Tracee) -> bool:
     return not any(parent.read(parent.scratch, 4))
 
 
-def _children(parents: Sequence[int], index: int) -> Iterator[int]:
-    return (child for child, parent in enumerate(parents) if parent == index)
-
-
 def _zombie(process: Process) -> Zombie:
     status, stat = process.status, process.stat
     if os.WCOREDUMP(stat.exit_code):
@@ -150,34 +181,13 @@ def _zombie(process: Process) -> Zombie:
     return Zombie(process.comm(), session.capture(process), stat.exit_code, status.uids.real)
 
 
-def _forked_before(sessions: Sequence[Session], parents: Sequence[int]) -> set[int]:
-    """Children of session leaders that are of the session their parent was born in."""
-    led = {one.session for one in sessions if one.leads_session}
-    born: list[int | None] = [None]
-    before: set[int] = set()
-    for index, parent in list(enumerate(parents))[1:]:
-        own, above = sessions[index], sessions[parent]
-        # None stands for the session of `restore`, which takes the place of any that is led by nobody here.
-        wanted = own.session if own.session in led else None
-        final = above.session if above.session in led else None
-        if own.leads_session or wanted == final:
-            born.append(final)
-        elif above.leads_session and wanted == born[parent]:
-            before.add(index)
-            born.append(wanted)
-        else:
-            raise Refused(
-                f"process {own.pid} is in session {own.session}, which its parent has never been in",
-                "end it first",
-            )
-    return before
-
-
-def _lost_groups(sessions: Sequence[Session], zombies: Sequence[Session]) -> dict[int, int]:
+def _lost_groups(
+    sessions: Sequence[Session], zombies: Sequence[Session], lost_sessions: frozenset[int]
+) -> dict[int, int]:
     """Group whose leader is gone -> index of the process that makes a placeholder for it: one of its
     session.
     """
-    led = {one.pid for one in (*sessions, *zombies) if one.leads_group}
+    led = {one.pid for one in (*sessions, *zombies) if one.leads_group} | lost_sessions
     outside = {sessions[0].group} - led
     lost: dict[int, int] = {}
     for one in (*sessions, *zombies):
@@ -193,15 +203,17 @@ def emit(births: Births, images: Sequence[Image], names: Sequence[str], pairs: S
     """
     for one, image in zip(births.processes, images, strict=True):
         for child in one.before:
-            _emit_child(births, child, image, images[child], names[child])
+            _emit_child(births, child, image.main, images[child], names[child])
         if one.session.leads_session:
             with image.about("session"):
                 image.main.syscall(NR.setsid)
             ptys.emit_controlling(pairs, one.session.pid, image)
         for child in one.after:
-            _emit_child(births, child, image, images[child], names[child])
+            _emit_child(births, child, image.main, images[child], names[child])
+        for orphans in one.lost_sessions:
+            image.own["session", orphans.session] = _emit_leader(births, orphans, image, images, names)
         for zombie in one.zombies:
-            _emit_zombie(births, zombie, image)
+            _emit_zombie(births, zombie, image, images, names)
         image.own.update(
             {("placeholder", group): _emit_placeholder(births, group, image) for group in one.placeholders}
         )
@@ -218,10 +230,14 @@ def _clone_args(image: Image, program: Program, flags: int, pid: int, exit_signa
     return args
 
 
-def _emit_child(births: Births, child: int, image: Image, born: Image, name: str) -> None:
-    one, program = births.processes[child].session, image.main
+def _emit_child(
+    births: Births, child: int, program: Program, born: Image, name: str, *, parent: bool = False
+) -> None:
+    """`parent`: it is to be a child of the parent of who forks it, whose exit signal it then has."""
+    one, image = births.processes[child].session, program.image
+    flags = _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND | (_CLONE_PARENT if parent else 0)
     with image.about(f"process {one.pid} '{name}'", _HINT):
-        args = _clone_args(image, program, _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND, one.pid, one.exit_signal)
+        args = _clone_args(image, program, flags, one.pid, 0 if parent else one.exit_signal)
         number = image.reserve(4)
         program.store(args + threads.ARGS_PIDFD, number)
         program.fork(args, threads.CLONE_ARGS_BYTES, born.main, child)
@@ -230,7 +246,33 @@ def _emit_child(births: Births, child: int, image: Image, born: Image, name: str
     program.syscall(NR.close, pidfd)
 
 
-def _emit_zombie(births: Births, zombie: Zombie, image: Image) -> None:
+def _emit_leader(
+    births: Births, orphans: Orphans, image: Image, images: Sequence[Image], names: Sequence[str]
+) -> Slot:
+    program = image.helper(f"leader of session {orphans.session}")
+    with image.about(f"session {orphans.session}", _HINT):
+        number = births.processes[orphans.children[0]].session.exit_signal
+        args = _clone_args(image, image.main, _CLONE_CLEAR_SIGHAND, orphans.session, number)
+        pid = image.main.fork(args, threads.CLONE_ARGS_BYTES, program, image.index)
+        program.syscall(NR.setsid)
+        for child in orphans.children:
+            _emit_child(births, child, program, images[child], names[child], parent=True)
+        _emit_outlast_groups(births, program)
+    return pid
+
+
+def _emit_outlast_groups(births: Births, program: Program) -> None:
+    """Ends once everybody is in their group."""
+    program.add(STAGE.born)
+    program.wait(STAGE.born, births.tasks)
+    program.add(STAGE.grouped)
+    program.wait(STAGE.grouped, births.tasks)
+    program.exit(0)
+
+
+def _emit_zombie(
+    births: Births, zombie: Zombie, image: Image, images: Sequence[Image], names: Sequence[str]
+) -> None:
     own = zombie.session
     program = image.helper(f"zombie {own.pid}")
     with image.about(f"zombie {own.pid} '{zombie.name}'", _HINT):
@@ -238,6 +280,8 @@ def _emit_zombie(births: Births, zombie: Zombie, image: Image) -> None:
         image.main.fork(args, threads.CLONE_ARGS_BYTES, program, image.index)
         if own.leads_session:
             program.syscall(NR.setsid)
+            for child in births.processes[image.index].orphans_of(own.pid):
+                _emit_child(births, child, program, images[child], names[child], parent=True)
         elif own.leads_group:
             program.syscall(NR.setpgid, 0, 0)
         program.syscall(NR.prctl, _PR_SET_NAME, image.string(zombie.name))
@@ -254,11 +298,7 @@ def _emit_placeholder(births: Births, group: int, image: Image) -> Slot:
         args = _clone_args(image, image.main, _CLONE_CLEAR_SIGHAND, group, 0)
         pid = image.main.fork(args, threads.CLONE_ARGS_BYTES, program, image.index)
         program.syscall(NR.setpgid, 0, 0)
-        program.add(STAGE.born)
-        program.wait(STAGE.born, births.tasks)
-        program.add(STAGE.grouped)
-        program.wait(STAGE.grouped, births.tasks)
-        program.exit(0)
+        _emit_outlast_groups(births, program)
     return pid
 
 
@@ -269,6 +309,7 @@ def _emit_meet_groups(births: Births, own: Session, program: Program) -> None:
         zombie.session.pid for one in births.processes for zombie in one.zombies if zombie.session.leads_group
     }
     led |= {group for one in births.processes for group in one.placeholders}
+    led |= {lost.session for one in births.processes for lost in one.lost_sessions}
     program.add(STAGE.born)
     program.wait(STAGE.born, births.tasks)
     if own.group in led and not own.leads_group:
@@ -288,7 +329,7 @@ def emit_settled(births: Births, image: Image) -> None:
     """After the pager has been made: waits until all groups are joined and all pagers have gone to the
     launcher, then sees its dead children dead.
 
-    What they and placeholders have left pending is taken away: pending.py puts back what was pending.
+    What they and their like have left pending is taken away: pending.py puts back what was pending.
     """
     if births.tasks == 1:
         return
@@ -298,6 +339,11 @@ def emit_settled(births: Births, image: Image) -> None:
     for group in one.placeholders:
         with image.about(f"process group {group}"):
             program.syscall(NR.wait4, image.own["placeholder", group], 0, _WALL, 0)
+    for orphans in one.lost_sessions:
+        with image.about(f"session {orphans.session}"):
+            program.syscall(NR.wait4, image.own["session", orphans.session], 0, _WALL, 0)
+            if number := births.processes[orphans.children[0]].session.exit_signal:
+                _emit_forget(number, program)
     for zombie in one.zombies:
         own = zombie.session
         with image.about(f"zombie {own.pid} '{zombie.name}'"):

@@ -17,6 +17,7 @@ from restorer.ops import Op
 from restorer.program import Image, Program, ok_or
 from restorer.state import births, credentials, epolls, inet, itimers, multicast, pipes, rlimits, scheduling
 from restorer.state.credentials import Credentials
+from restorer.state.descent import Orphans
 from restorer.state.itimers import Itimer, Itimers
 from restorer.state.opening import Opener
 from restorer.state.scheduling import Scheduling
@@ -136,23 +137,12 @@ def test_ids_change_before_capabilities() -> None:
     assert numbers.index(NR.setresuid) < numbers.index(NR.capset)
 
 
-def family(*sessions: tuple[int, int, int], parents: tuple[int, ...]) -> births.Births:
-    """A tree of (pid, session, group); what capture works out of it."""
+def family(
+    *sessions: tuple[int, int, int], parents: tuple[int, ...], lost: frozenset[int] = frozenset()
+) -> births.Births:
+    """A tree of (pid, session, group), `lost` the sessions without a leader; what capture works out of it."""
     states = [Session(pid, own, group, 0, 17) for pid, own, group in sessions]
-    before = births._forked_before(states, parents)
-    return births.Births(
-        tuple(
-            births.Birth(
-                parent,
-                state,
-                tuple(k for k, up in enumerate(parents) if up == i and k in before),
-                tuple(k for k, up in enumerate(parents) if up == i and k not in before),
-                (),
-                tuple(group for group, home in births._lost_groups(states, []).items() if home == i),
-            )
-            for i, (state, parent) in enumerate(zip(states, parents, strict=True))
-        )
-    )
+    return births.arrange(states, parents, [()] * len(states), lost)
 
 
 def images_of(tree: births.Births) -> list[Image]:
@@ -210,3 +200,13 @@ def test_the_closed_end_of_a_pipe_is_closed_again() -> None:
     closes = calls(image.shared, NR.close)
     assert len(closes) == closed_before + 1
     assert closes[-1].args == (opened.write,)
+
+
+def test_a_lost_session_is_led_for_those_of_one_parent() -> None:
+    ours = (10, 10, 10), (11, 5, 5), (12, 5, 12), (13, 5, 5)
+    tree = family(*ours, parents=(-1, 0, 0, 1), lost=frozenset({5}))
+    assert tree.processes[0].orphans == (Orphans(5, (1, 2)),)
+    assert tree.processes[1].after == (3,)
+    assert tree.pids == (10, 5, 11, 12, 13)
+    with pytest.raises(Refused, match="the processes 12, 13 are in session 5, whose leader has ended"):
+        family((10, 10, 10), (11, 11, 11), (12, 5, 5), (13, 5, 5), parents=(-1, 0, 0, 1), lost=frozenset({5}))
