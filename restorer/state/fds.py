@@ -29,6 +29,7 @@ from restorer.state import (
     inet,
     inotify,
     locks,
+    mqueues,
     netlink,
     pidfds,
     pipes,
@@ -50,6 +51,7 @@ from restorer.state.inet import InetSocket
 from restorer.state.inflight import InFlight
 from restorer.state.inotify import Inotify
 from restorer.state.locks import Lock
+from restorer.state.mqueues import Mqueue, MqueueEnd, Mqueues
 from restorer.state.netlink import NetlinkSocket
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
@@ -67,7 +69,17 @@ from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
 Object: TypeAlias = (
-    File | PipeEnd | PtyEnd | HungUp | PidFd | Anonymous | InetSocket | NetlinkSocket | UnixSocket | Stdio
+    File
+    | PipeEnd
+    | PtyEnd
+    | HungUp
+    | MqueueEnd
+    | PidFd
+    | Anonymous
+    | InetSocket
+    | NetlinkSocket
+    | UnixSocket
+    | Stdio
 )
 
 _Kind = TypeVar("_Kind", Epoll, InetSocket, Inotify, TimerFd, UnixSocket)
@@ -111,11 +123,11 @@ class Fd:
 
 @dataclass(frozen=True)
 class Fds:
-    """The table of one process, whose ID is `pid` as the program knows it; descriptions, pipes and ptys are
-    those of all its tree. `homes` has for each description the index of the process that is to put back what
-    only a holder can. `cwd` is what relative names of unix sockets start from. `locks` are (fd, lock): POSIX
-    locks are of a process, others of a description. `firewall` is the nftables table that blocks the tree's
-    TCP connections until a restore, "" for none.
+    """The table of one process, whose ID is `pid` as the program knows it; descriptions, pipes, queues and
+    ptys are those of all its tree. `homes` has for each description the index of the process that is to put
+    back what only a holder can. `cwd` is what relative names of unix sockets start from. `locks` are (fd,
+    lock): POSIX locks are of a process, others of a description. `firewall` is the nftables table that blocks
+    the tree's TCP connections until a restore, "" for none.
     """
 
     process: int
@@ -124,6 +136,7 @@ class Fds:
     descriptions: tuple[Description, ...]
     homes: tuple[int, ...]
     pipes: tuple[Pipe, ...]
+    mqueues: tuple[Mqueue, ...]
     ptys: tuple[Pty, ...]
     cwd: str
     locks: tuple[tuple[int, Lock], ...]
@@ -182,6 +195,7 @@ class _Capture:
         )
         self.pipes: dict[int, int] = {}
         self.captured_pipes: list[Pipe] = []
+        self.mqueues = Mqueues(self.tracees)
         self.refusals: list[Refused] = []
 
     def tables(self) -> list[Fds]:
@@ -215,6 +229,7 @@ class _Capture:
                 descriptions=objects,
                 homes=tuple(0 if home.in_flight else order.index(home.pid) for home in homes),
                 pipes=tuple(self.captured_pipes),
+                mqueues=tuple(self.mqueues.captured),
                 ptys=tuple(self.outside.ptys.captured),
                 cwd=tracee.process.cwd(),
                 locks=(
@@ -323,6 +338,8 @@ class _Capture:
         if descriptor.is_anonymous:
             tracee = self.tracees[descriptor.pid]
             return anonymous.capture(tracee, descriptor, self.numbers[descriptor.pid], self.outside)
+        if mqueues.is_one(descriptor):
+            return self.mqueues.capture(descriptor)
         self.outside.refuse_shared(descriptor, descriptor.link)
         file = files.capture(descriptor)
         if descriptor.in_flight and file.content is not None:
@@ -337,6 +354,7 @@ class _Capture:
         if (
             terminals.is_terminal(descriptor)
             or terminals.is_master(descriptor)
+            or mqueues.is_one(descriptor)
             or (anonymous_kind and not known)
         ):
             raise descriptor.refused(f"{descriptor.link} is in no process", "try again when it is received")
@@ -563,6 +581,8 @@ def _about(table: Fds, number: int, description: int) -> str:
         return f"fd {number}: {state.path}"
     if isinstance(state, Stdio):
         return f"fd {number}: {state.stream}"
+    if isinstance(state, MqueueEnd):
+        return f"fd {number}: {table.mqueues[state.queue]}"
     if isinstance(state, PtyEnd):
         return f"fd {number}: {state.end} of {table.ptys[state.pty]}"
     return f"fd {number}: {state.kind}"
@@ -611,6 +631,7 @@ class _Emit:
         self.image = images[0]
         self.opener = Opener(self.image)
         self.opened: dict[int, Opened] = {}
+        self.queues: dict[int, mqueues.Opened] = {}
         self.slots: dict[int, Slot] = {}
 
     def open_all(self) -> tuple[dict[int, Slot], UnixSockets]:
@@ -624,6 +645,8 @@ class _Emit:
         ptys.emit_finish(self.table.ptys, self.image, self.opener)
         for index, opened in self.opened.items():
             pipes.finish(self.table.pipes[index], opened, self.opener)
+        for index, queue in self.queues.items():
+            mqueues.finish(self.table.mqueues[index], queue, self.image, self.opener)
         return self.slots, unix
 
     def _unix_places(self) -> dict[int, Place]:
@@ -654,6 +677,8 @@ class _Emit:
                 return self._open_pipe(state)
             if isinstance(state, PtyEnd):
                 return self._open_pty(state, self.images[self.table.homes[index]])
+            if isinstance(state, MqueueEnd):
+                return self._open_queue(state)
             if isinstance(state, PidFd):
                 return pidfds.emit(state, self.images[self.table.homes[index]])
             if isinstance(state, HungUp):
@@ -667,6 +692,11 @@ class _Emit:
         if end.pipe not in self.opened:
             self.opened[end.pipe] = pipes.emit(pipe, self.image, self.opener)
         return pipes.emit_end(end, pipe, self.opened[end.pipe], self.image, self.opener)
+
+    def _open_queue(self, end: MqueueEnd) -> Slot:
+        if end.queue not in self.queues:
+            self.queues[end.queue] = mqueues.emit(self.table.mqueues[end.queue], self.image, self.opener)
+        return mqueues.emit_end(end, self.queues[end.queue], self.opener)
 
     def _open_pty(self, end: PtyEnd, home: Image) -> Slot:
         if end.end == ptys.TTY:

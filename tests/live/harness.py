@@ -217,6 +217,12 @@ class Restorer:
     def checkpoint(self, pid: int, name: str = "image", *arguments: object) -> None:
         self.ok("checkpoint", pid, name, *arguments)
 
+    def take(self, started: Program) -> Program:
+        """The program, in the store as `image`, and killed."""
+        self.checkpoint(started.pid)
+        started.reap()
+        return started
+
     def restore(self, name: str = "image", *arguments: object) -> Restored:
         """A tree restored in the background; it lives on until somebody ends it."""
         # A file, not a pipe: who restores must not hold our pipe open for as long as the tree lives.
@@ -304,13 +310,24 @@ class Program:
 
 
 def ipc_objects(folder: Path) -> list[tuple[str, int]]:
-    """The System V objects, ("shm", 5), of a program that has listed them in `folder`/ipc."""
+    """The System V objects, ("shm", 5), of a program that has listed them in `folder`/ipc; POSIX queues,
+    ("mq", 5), have their number in their name.
+    """
     listed = folder / "ipc"
     lines = listed.read_text().splitlines() if listed.exists() else []
     return [(kind, int(number)) for kind, number in map(str.split, lines)]
 
 
+def mqueue_name(number: int) -> bytes:
+    return b"/restorer-test-%d" % number
+
+
 def ipc_exists(kind: str, number: int) -> bool:
+    if kind == "mq":
+        fd = int(_libc.mq_open(mqueue_name(number), os.O_RDONLY | os.O_CLOEXEC))
+        if fd >= 0:
+            os.close(fd)
+        return fd >= 0
     rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()[1:]
     return number in (int(row.split()[1]) for row in rows)
 
@@ -318,7 +335,9 @@ def ipc_exists(kind: str, number: int) -> bool:
 def remove_ipc(folder: Path) -> None:
     """Removes those of `ipc_objects` that are there; a segment may go by itself with the last who has it."""
     for kind, number in ipc_objects(folder):
-        if ipc_exists(kind, number):
+        if kind == "mq":
+            _libc.mq_unlink(mqueue_name(number))
+        elif ipc_exists(kind, number):
             option = {"shm": "-m", "sem": "-s", "msg": "-q"}[kind]
             subprocess.run(["ipcrm", option, str(number)], check=False, capture_output=True)
 

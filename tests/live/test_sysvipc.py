@@ -22,10 +22,7 @@ def key(of: Program) -> int:
 @pytest.fixture
 def stored(restorer: Restorer, program: Callable[[str], Program]) -> Program:
     """A program in the store as `image`, killed; its objects are still there."""
-    started = program("sysvipc")
-    restorer.checkpoint(started.pid)
-    started.reap()
-    return started
+    return restorer.take(program("sysvipc"))
 
 
 def test_made_anew(restorer: Restorer, stored: Program) -> None:

@@ -106,6 +106,16 @@ FDS = {
         "t = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 2); t.sendto(b'x', s.getsockname())",
         r"fd \d+: netlink socket \(user\) with unread messages",
     ),
+    "shared message queue": (
+        "c = ctypes.CDLL(None); c.mq_open(b'/restorer-refused', 0o102, 0o600, None)\n"
+        "c.mq_unlink(b'/restorer-refused')\nif os.fork() == 0: sys.stdin.read(); os._exit(0)",
+        r"fd \d+: message queue restorer-refused shared with process \d+",
+    ),
+    "mq_notify": (
+        "c = ctypes.CDLL(None); q = c.mq_open(b'/restorer-told', 0o102, 0o600, None)\n"
+        "c.mq_unlink(b'/restorer-told'); c.mq_notify(q, (ctypes.c_char * 64)())",
+        r"fd \d+: process \d+ waits for messages in restorer-told \(mq_notify\)",
+    ),
     "connection": (
         "l = socket.create_server(('127.0.0.1', 0)); c = socket.create_connection(l.getsockname())\n"
         "s, _ = l.accept()",
