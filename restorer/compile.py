@@ -32,6 +32,7 @@ from restorer.state import (
     fds,
     itimers,
     membarrier,
+    mempolicies,
     mm,
     namespaces,
     oom,
@@ -76,6 +77,7 @@ class ThreadPart:
     thread: threads.ThreadState
     credentials: credentials.Credentials
     scheduling: scheduling.Scheduling
+    mempolicy: mempolicies.Policy
     seccomp: seccomp.Seccomp
 
 
@@ -211,6 +213,7 @@ def _capture_thread(tracee: Tracee, index: int) -> ThreadPart:
         threads.capture(tracee, thread),
         credentials.capture(thread),
         scheduling.capture(thread),
+        mempolicies.capture_thread(tracee, thread),
         seccomp.capture(thread),
     )
 
@@ -304,6 +307,7 @@ def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) 
     prctls.emit(state.prctls, image)
     rlimits.emit(state.rlimits, image)
     scheduling.emit(state.leader.scheduling, image, 0)
+    mempolicies.emit_thread(state.leader.mempolicy, image, 0)
     threads.emit_early(state.leader.thread, image, 0)
 
 
@@ -336,6 +340,7 @@ def _emit_last(tree: TreeState, state: CheckpointState, image: Image) -> None:
 def _emit_thread_early(part: ThreadPart, image: Image, index: int) -> None:
     threads.emit_early(part.thread, image, index)
     scheduling.emit(part.scheduling, image, index)
+    mempolicies.emit_thread(part.mempolicy, image, index)
 
 
 def _emit_thread_late(part: ThreadPart, image: Image, index: int) -> None:

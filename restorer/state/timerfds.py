@@ -28,8 +28,9 @@ _SETTIME_FLAGS = 3
 # _IOW('T', 0, __u64)
 _TFD_IOC_SET_TICKS = 0x40085400
 _NANO = 1_000_000_000
-# CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM
-_ALARMS = (8, 9)
+# CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM: without a device that could wake the machine timerfds of theirs
+# can be set, but they cannot be read (alarm_clock_get_timespec).
+_ALARMS = {8: time.CLOCK_REALTIME, 9: time.CLOCK_BOOTTIME}
 _PAIR = re.compile(r"\((\d+), (\d+)\)")
 _ATTEMPTS = 8
 
@@ -59,7 +60,7 @@ def capture(tracee: Tracee, descriptor: Descriptor) -> TimerFd:
     interval_ns = _nanoseconds(info["it_interval"])
     if left_ns and settime_flags & _TFD_TIMER_ABSTIME:
         # The clock is read last: the timer may end microseconds too late, never too early.
-        left_ns += time.clock_gettime_ns(clock)
+        left_ns += time.clock_gettime_ns(_ALARMS.get(clock, clock))
     ticks = int(info["ticks"])
     return TimerFd(clock, settime_flags, left_ns, interval_ns, ticks, descriptor.kept_flags)
 

@@ -13,9 +13,10 @@ from restorer.errors import Refused, RestorerError
 from restorer.model import Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
-from restorer.state import contents, guards, mapped_files
+from restorer.state import contents, guards, mapped_files, mempolicies
 from restorer.state.contents import NO_CONTENTS, Content, Contents
 from restorer.state.mapped_files import MappedFile
+from restorer.state.mempolicies import Policy
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 from restorer.wire import SegmentFlag
@@ -100,12 +101,13 @@ class Mapping:
 @dataclass(frozen=True)
 class Vmas:
     """The mappings in order of address, without the kernel's own; `lock_future` is for mlockall(2), `guards`
-    are (start, end).
+    are (start, end), `policies` (start, bytes, policy).
     """
 
     mappings: tuple[Mapping, ...]
     lock_future: int
     guards: tuple[tuple[int, int], ...] = ()
+    policies: tuple[tuple[int, int, Policy], ...] = ()
 
 
 def capture(tracee: Tracee) -> Vmas:
@@ -123,8 +125,13 @@ def capture(tracee: Tracee) -> Vmas:
             hint = hint or error.hint
     if problems:
         raise Refused("; ".join(problems), hint)
-    found = guards.capture(tracee, [mapping.vma for mapping in mappings])
-    return Vmas(tuple(mappings), _lock_future(tracee), found)
+    found = [mapping.vma for mapping in mappings]
+    return Vmas(
+        tuple(mappings),
+        _lock_future(tracee),
+        guards.capture(tracee, found),
+        mempolicies.capture(tracee, found),
+    )
 
 
 def _lock_future(tracee: Tracee) -> int:
@@ -212,6 +219,7 @@ def emit(state: Vmas, image: Image, carried: Contents = NO_CONTENTS) -> None:
         with image.about(f"memory at {mapping.vma}"):
             _emit_map(mapping, 0 if mapping.content is None else places.get(mapping.content, 0), image)
             _emit_advice(mapping, image)
+    mempolicies.emit(state.policies, image)
     guards.emit(state.guards, image)
 
 
