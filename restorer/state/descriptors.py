@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from restorer.errors import ProcessError, Refused
 KEPT_FLAGS = ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_ASYNC)
 KCMP_FILE = 0
 PATH_MAX_BYTES = 4096
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Source(Protocol):
@@ -92,6 +94,13 @@ def read(pid: int, number: int) -> Descriptor:
         key, _, value = line.partition(":")
         info.setdefault(key.strip(), value.strip())
     return Descriptor(pid, number, link, int(info["flags"], 8), int(info["pos"]), status, info, lines)
+
+
+def filesystem_magic(descriptor: Descriptor) -> int:
+    """Which file system it is of: f_type of statfs(2), 0 where that fails."""
+    buffer = (ctypes.c_long * 32)()
+    failed = _libc.statfs(f"/proc/{descriptor.pid}/fd/{descriptor.number}".encode(), buffer)
+    return 0 if failed else buffer[0]
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from restorer.state import (
     netlink,
     pidfds,
     pipes,
+    procfiles,
     ptys,
     sockets,
     stdio,
@@ -57,6 +58,7 @@ from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
 from restorer.state.pidfds import PidFd
 from restorer.state.pipes import Opened, Pipe, PipeEnd
+from restorer.state.procfiles import ProcFile
 from restorer.state.ptys import HungUp, Pty, PtyEnd
 from restorer.state.sharing import Descriptions
 from restorer.state.stdio import Stdio
@@ -75,6 +77,7 @@ Object: TypeAlias = (
     | HungUp
     | MqueueEnd
     | PidFd
+    | ProcFile
     | Anonymous
     | InetSocket
     | NetlinkSocket
@@ -335,6 +338,8 @@ class _Capture:
             return eventfds.capture(descriptor)
         if descriptor.link == pidfds.LINK:
             return pidfds.capture(self.tracees, descriptor)
+        if procfiles.is_one(descriptor):
+            return procfiles.capture(self.tracees, descriptor)
         if descriptor.is_anonymous:
             tracee = self.tracees[descriptor.pid]
             return anonymous.capture(tracee, descriptor, self.numbers[descriptor.pid], self.outside)
@@ -355,6 +360,7 @@ class _Capture:
             terminals.is_terminal(descriptor)
             or terminals.is_master(descriptor)
             or mqueues.is_one(descriptor)
+            or procfiles.is_one(descriptor)
             or (anonymous_kind and not known)
         ):
             raise descriptor.refused(f"{descriptor.link} is in no process", "try again when it is received")
@@ -458,7 +464,7 @@ def lent(tables: Sequence[Fds]) -> list[int]:
 def _is_home_made(state: Object) -> bool:
     if isinstance(state, PtyEnd):
         return state.end == ptys.TTY
-    if isinstance(state, PidFd):
+    if isinstance(state, PidFd | ProcFile):
         return True
     return isinstance(state, File) and state.content is not None
 
@@ -577,7 +583,7 @@ def _object(table: Fds, fd: Fd) -> Object:
 
 def _about(table: Fds, number: int, description: int) -> str:
     state = table.descriptions[description].object
-    if isinstance(state, File):
+    if isinstance(state, File | ProcFile):
         return f"fd {number}: {state.path}"
     if isinstance(state, Stdio):
         return f"fd {number}: {state.stream}"
@@ -681,6 +687,8 @@ class _Emit:
                 return self._open_queue(state)
             if isinstance(state, PidFd):
                 return pidfds.emit(state, self.images[self.table.homes[index]])
+            if isinstance(state, ProcFile):
+                return procfiles.emit(state, self.images[self.table.homes[index]])
             if isinstance(state, HungUp):
                 return ptys.emit_hung_up(state, self.image, self.opener)
             if isinstance(state, Stdio):

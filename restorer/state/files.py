@@ -59,15 +59,8 @@ def capture(descriptor: Descriptor) -> File:
 
 
 def _refuse_special(descriptor: Descriptor) -> None:
-    link = descriptor.link
-    if link.startswith("/secretmem"):
+    if descriptor.link.startswith("/secretmem"):
         raise descriptor.refused("memfd_secret cannot be checkpointed")
-    if (
-        _filesystem(descriptor.stat.st_dev) == "proc"
-        and link.split("/")[2:3]
-        and link.split("/")[2].isdigit()
-    ):
-        raise descriptor.refused(f"{link} belongs to one process of today", "close files of /proc/PID first")
 
 
 def has_no_name(descriptor: Descriptor) -> bool:

@@ -25,7 +25,7 @@ from secrets import token_hex
 from restorer.errors import RestorerError
 from restorer.program import ANY, Data, Image, Slot, exactly, ok_or
 from restorer.state import holders, sysvipc
-from restorer.state.descriptors import Descriptor, copied
+from restorer.state.descriptors import Descriptor, copied, filesystem_magic
 from restorer.state.opening import Opener
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
@@ -88,9 +88,7 @@ def is_one(descriptor: Descriptor) -> bool:
     status = descriptor.stat
     if not stat.S_ISREG(status.st_mode) or status.st_size != _FILE_BYTES or descriptor.flags & os.O_PATH:
         return False
-    buffer = (ctypes.c_long * 32)()
-    failed = _libc.statfs(f"/proc/{descriptor.pid}/fd/{descriptor.number}".encode(), buffer)
-    return not failed and buffer[0] == _MQUEUE_MAGIC
+    return filesystem_magic(descriptor) == _MQUEUE_MAGIC
 
 
 class Mqueues:

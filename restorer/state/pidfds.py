@@ -13,10 +13,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from restorer.errors import RestorerError
-from restorer.procfs import Process
 from restorer.program import Image, Slot
-from restorer.state import threads
+from restorer.state import procfiles, threads
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.opening import Opener
 from restorer.syscalls import NR
@@ -55,11 +53,8 @@ def capture(tracees: Mapping[int, Tracee], descriptor: Descriptor) -> PidFd:
             what = "pidfd of a process that has dumped core"
             raise descriptor.refused(f"{what} cannot be checkpointed", "close it first")
         return PidFd(0, status, flags)
-    known = {thread.tid: thread.nstid for tracee in tracees.values() for thread in tracee.threads}
-    if pid in known:
-        return PidFd(known[pid], 0, flags)
-    if pid and _is_zombie_of(tracees, pid):
-        return PidFd(int(descriptor.info["NSpid"].split()[-1]), 0, flags)
+    if pid and (own := procfiles.own_id(tracees, pid)):
+        return PidFd(own, 0, flags)
     who = f"process {pid}" if pid else "a process of another PID namespace"
     raise descriptor.refused(f"pidfd of {who}, which is not of the tree", "close it first")
 
@@ -73,14 +68,6 @@ def _status(copy: int) -> int:
         return 0
     mask, status = _INFO.unpack(info)
     return status if mask & _PIDFD_INFO_EXIT else 0
-
-
-def _is_zombie_of(tracees: Mapping[int, Tracee], pid: int) -> bool:
-    try:
-        status = Process(pid).status
-    except RestorerError:
-        return False
-    return status.state == "Z" and status.ppid in tracees
 
 
 def emit(state: PidFd, home: Image) -> Slot:

@@ -96,7 +96,19 @@ FDS = {
         "f = open('a', 'w'); fcntl.flock(f, fcntl.LOCK_EX)\nif os.fork() == 0: sys.stdin.read(); os._exit(0)",
         r"fd \d+: .*/a shared with process \d+",
     ),
-    "own procfs": ("f = open('/proc/self/status')", r"fd \d+: /proc/\d+/status belongs to one process"),
+    "procfs of another": (
+        "f = open(f'/proc/{os.getppid()}/status')",
+        r"fd \d+: /proc/\d+/status is of a process that is not of the tree",
+    ),
+    "procfs of an fd": (
+        "f = open('/proc/self/fdinfo/0')",
+        r"fd \d+: /proc/\d+/fdinfo/0 stands for a file or a mapping that will be another",
+    ),
+    "procfs of one that has ended": (
+        "r, w = os.pipe(); p = os.fork()\nif p == 0: os.read(r, 1); os._exit(0)\n"
+        "f = open(f'/proc/{p}/status'); os.write(w, b'x'); os.waitpid(p, 0)",
+        r"fd \d+: /proc/\d+/status.* is of a process that is not of the tree|was of a process that has ended",
+    ),
     "generic netlink": (
         "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)",
         r"fd \d+: netlink socket \(generic\) cannot",
@@ -272,6 +284,13 @@ def test_seccomp_filter_that_may_ask_another_process(start: Start, returns: str)
 def test_deleted_working_directory(start: Start) -> None:
     child = start("os.mkdir('d'); os.chdir('d'); os.rmdir('../d')")
     assert re.search(r"working directory .*/d has been deleted", refusal(child, cwd.capture))
+
+
+@pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
+def test_namespace_of_another(start: Start) -> None:
+    child = start("f = open('/proc/self/ns/uts'); ctypes.CDLL(None).unshare(0x04000000)")
+    text = refusal(child, capture_fds)
+    assert re.search(r"fd \d+: uts:\[\d+\] is a namespace that process \d+ is not in", text)
 
 
 @pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
