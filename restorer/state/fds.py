@@ -569,6 +569,8 @@ def emit_late(table: Fds, image: Image) -> None:
     for number, state in _first_numbers(table, UnixSocket):
         with image.about(f"fd {number}: {unixsockets.describe(state)}"):
             unixsockets.emit_late(state, number, image)
+    for number, inet_socket in _first_numbers(table, InetSocket):
+        inet.emit_late(inet_socket, number, image)
     for number, timer in _first_numbers(table, TimerFd):
         with image.about(f"fd {number}: timerfd"):
             timerfds.emit_late(timer, number, image)

@@ -2,14 +2,16 @@
 """TCP and UDP sockets: unbound, bound, listening, connected UDP, TCP connections.
 
 Connections are refused, or come back reset by the peer, as if the network had failed (tcp_close), or come
-back (given a firewall: tcp.py). Connections in an accept queue which the program has not taken have no fd
-to read them by: they are refused, or reset on demand. Datagrams which the program
+back (given a firewall: tcp.py). Those that are just being made are begun again, from the same port.
+Connections in an accept queue which the program has not taken have no fd to read them by: they are refused,
+or reset on demand. Datagrams which the program
 has not read are lost, as the network may lose them.
 """
 
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import select
@@ -19,7 +21,7 @@ import termios
 from dataclasses import dataclass
 
 from restorer.firewall import Firewall, Flow
-from restorer.program import Data, Image, Slot, exactly
+from restorer.program import Data, Image, Slot, exactly, ok_or
 from restorer.state import multicast, sockdiag, sockopts, tcp
 from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor
@@ -29,11 +31,12 @@ from restorer.syscalls import NR
 
 _MPTCP = 262
 _TCP_INFO = 11
-_TCP_CLOSE, _TCP_LISTEN = 7, 10
+_TCP_SYN_SENT, _TCP_CLOSE = 2, 7
 _SOMAXCONN = 4096
 _PIECE_BYTES = 32768
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _OVER = ("reset", "ended")
+_WITH_NAME = ("bound", "listening", "connected", "connecting")
 _CONNECTION_HINT = (
     "the address must be on this machine, no one else have the connection, and CAP_NET_ADMIN given"
 )
@@ -42,8 +45,8 @@ _LOOPBACK = ("127.0.0.1", 0)
 
 @dataclass(frozen=True)
 class InetSocket:
-    """`state` is unbound, bound, listening, connected (UDP), established, reset or ended (by both sides);
-    addresses are (host, port, scope). `unread` is what a connection that is over has still to give.
+    """`state` is unbound, bound, listening, connected (UDP), connecting, established, reset or ended (by both
+    sides); addresses are (host, port, scope). `unread` is what a connection that is over has still to give.
     """
 
     family: int
@@ -76,8 +79,12 @@ def capture(descriptor: Descriptor, sock: socket.socket, choices: Choices) -> In
     if sockopts.has_filter(sock.fileno()):
         raise descriptor.refused(f"{name} socket with a BPF filter cannot be checkpointed")
     local, remote = _address(sock.getsockname()), _remote(sock)
-    state = _state(sock, local, remote)
+    state = _state(sock, protocol, local, remote)
     over = state in _OVER
+    if state == "connecting":
+        remote = sockdiag.inet_target(sock, descriptor.stat.st_ino)
+        if remote is None:
+            raise descriptor.refused("a TCP connection has just been made or refused", "try again")
     if state == "connection":
         if choices.firewall is not None:
             return _established(descriptor, sock, protocol, choices.firewall)
@@ -98,8 +105,8 @@ def capture(descriptor: Descriptor, sock: socket.socket, choices: Choices) -> In
         type=int(sock.type),
         protocol=protocol,
         state=state,
-        local=local if state in ("bound", "listening", "connected") and local and local[1] else None,
-        remote=remote if state == "connected" else None,
+        local=local if state in _WITH_NAME and local and local[1] else None,
+        remote=remote if state in ("connected", "connecting") else None,
         backlog=queue.backlog,
         lost_connections=queue.pending,
         options=(*_options(sock, protocol, state), *_groups(descriptor, sock)),
@@ -155,11 +162,14 @@ def _supported(descriptor: Descriptor, sock: socket.socket, protocol: int) -> st
     )
 
 
-def _state(sock: socket.socket, local: tuple[str, int, int] | None, remote: object) -> str:
+def _state(sock: socket.socket, protocol: int, local: tuple[str, int, int] | None, remote: object) -> str:
     if sock.type == socket.SOCK_STREAM:
         if sock.getsockopt(SOL_SOCKET, socket.SO_ACCEPTCONN):
             return "listening"
-        if sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] != _TCP_CLOSE:
+        tcp_state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+        if tcp_state == _TCP_SYN_SENT and protocol == socket.IPPROTO_TCP:
+            return "connecting"
+        if tcp_state != _TCP_CLOSE:
             return "connection"
         events = _events(sock)
         if events & (select.POLLRDHUP | select.POLLERR):
@@ -242,7 +252,7 @@ def emit(state: InetSocket, image: Image, opener: Opener, about: str) -> Slot:
             return fd
         if state.local:
             _emit_bind(state, state.local, fd, image)
-        if state.remote:
+        if state.remote and state.state == "connected":
             address = image.data(pack(state.family, state.remote))
             image.shared.syscall(NR.connect, fd, address, len(pack(state.family, state.remote)))
         image.shared.syscall(NR.fcntl, fd, fcntl.F_SETFL, state.flags)
@@ -260,6 +270,18 @@ def emit_resume(state: InetSocket, number: int, image: Image) -> None:
     if state.connection and state.flow:
         with image.about(f"fd {number}: {describe(state)}", _CONNECTION_HINT):
             tcp.emit_resume(state.connection, state.flow, number, image)
+
+
+def emit_late(state: InetSocket, number: int, image: Image) -> None:
+    """Begins to connect, as the last thing that can be seen from outside."""
+    if state.state == "connecting" and state.remote:
+        packed, main = pack(state.family, state.remote), image.main
+        what = f"fd {number}: TCP connection to {_text(state.remote)}"
+        with image.about(what, "the network must be as it was"):
+            main.syscall(NR.fcntl, number, fcntl.F_SETFL, state.flags | os.O_NONBLOCK)
+            under_way = ok_or(errno.EINPROGRESS)
+            main.syscall(NR.connect, number, image.data(packed), len(packed), expect=under_way)
+            main.syscall(NR.fcntl, number, fcntl.F_SETFL, state.flags)
 
 
 def _hint(state: InetSocket) -> str:

@@ -16,7 +16,7 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_TCPF_LISTEN = 1 << 10
+_TCPF_LISTEN, _TCPF_SYN_SENT = 1 << 10, 1 << 2
 _UNIX_SHOW = 0x01 | 0x02 | 0x04 | 0x08 | 0x10
 _UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _UNIX_SHUTDOWN = 0, 1, 2, 3, 4, 6
 _LISTEN = 10
@@ -66,6 +66,17 @@ def inet_listeners(family: int, protocol: int) -> dict[int, Listener]:
         rqueue, wqueue, _uid, inode = struct.unpack_from("=4I", message, 56)
         found[inode] = Listener(rqueue, wqueue)
     return found
+
+
+def inet_target(sock: socket.socket, inode: int) -> tuple[str, int, int] | None:
+    """Where a TCP socket is just connecting to (getpeername does not tell yet): host, port, interface."""
+    request = struct.pack("=BBBxI48x", sock.family, socket.IPPROTO_TCP, 0, _TCPF_SYN_SENT)
+    for message in _ask(request, _NLM_F_DUMP):
+        if struct.unpack_from("=I", message, 68)[0] == inode:
+            size = 4 if sock.family == socket.AF_INET else 16
+            host = socket.inet_ntop(sock.family, message[24 : 24 + size])
+            return host, *struct.unpack_from(">H", message, 6), *struct.unpack_from("=I", message, 40)
+    return None
 
 
 def has_tcp_signatures(sock: socket.socket) -> bool:

@@ -11,7 +11,8 @@ from tests.live.harness import CHECKPOINT_OPTIONS, PROGRAMS, Program, Restored, 
 
 # `stopped` has to be woken; `verify` is for tests that damage the store, the others have peers.
 NAMES = sorted(
-    {path.stem for path in PROGRAMS.glob("*.c")} - {"stopped", "tcp_outside", "unix_outside", "verify"}
+    {path.stem for path in PROGRAMS.glob("*.c")}
+    - {"stopped", "tcp_connecting", "tcp_outside", "unix_outside", "verify"}
 )
 
 

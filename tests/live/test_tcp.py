@@ -203,8 +203,41 @@ def test_replacing_the_image_lets_go(
 
 
 def test_connections_that_wait_are_refused(restorer: Restorer, started: Started) -> None:
-    with socket.create_connection((started.host, started.port)):
-        message = restorer.fails("checkpoint", started.program.pid, "image", "--tcp", "established")
-    assert "1 TCP connections to" in message and "wait to be accepted" in message
+    """They are lost on demand only: reset, where the others go on."""
+    with socket.create_connection((started.host, started.port)) as waiting:
+        arguments = ("checkpoint", started.program.pid, "image", "--tcp", "established")
+        message = restorer.fails(*arguments)
+        assert "1 TCP connections to" in message and "--skip-in-flight" in message
+        restorer.ok(*arguments, "--skip-in-flight")
+        assert started.program.reap() == -9
+        with pytest.raises(ConnectionResetError):
+            waiting.recv(1)
     started.peer.speak_meanwhile()
-    started.finish()
+    restored = restorer.restore("image")
+    started.program.go()
+    started.peer.talk()
+    assert started.program.result(restored) == "ok\n"
+    restored.wait_gone()
+
+
+@pytest.mark.parametrize("tcp", ["refuse", "close", "established"])
+def test_connections_under_way(restorer: Restorer, workdir: Path, cleanup: None, tcp: str) -> None:
+    folder = workdir / "connecting"
+    folder.mkdir()
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        stack.enter_context(socket.create_connection(listener.getsockname()))
+        listener.settimeout(20)
+        (folder / "port").write_text(str(listener.getsockname()[1]))
+        program = Program("tcp_connecting", harness.build("tcp_connecting"), folder)
+        program.start()
+        restorer.checkpoint(program.pid, "image", "--tcp", tcp)
+        assert program.reap() == -9
+        restored = restorer.restore("image")
+        program.go()
+        ends = [stack.enter_context(listener.accept()[0]) for _ in range(3)]
+        assert {end.recv(16) for end in ends[1:]} == {b"waited", b"polled"}
+        for end in ends[1:]:
+            end.sendall(b"!")
+        assert program.result(restored) == "ok\n"
+        restored.wait_gone()
