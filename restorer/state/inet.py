@@ -76,8 +76,7 @@ def capture(descriptor: Descriptor, sock: socket.socket, choices: Choices) -> In
     """
     protocol = sock.getsockopt(SOL_SOCKET, socket.SO_PROTOCOL)
     name = _supported(descriptor, sock, protocol)
-    if sockopts.has_filter(sock.fileno()):
-        raise descriptor.refused(f"{name} socket with a BPF filter cannot be checkpointed")
+    sockopts.check_filter(descriptor, sock, name)
     local, remote = _address(sock.getsockname()), _remote(sock)
     state = _state(sock, protocol, local, remote)
     over = state in _OVER

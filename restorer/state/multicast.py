@@ -21,6 +21,7 @@ _ADDRESS_BYTES = 128
 # struct group_filter without sources: interface, padding, sockaddr_storage, fmode, numsrc
 _FILTER_BYTES = 144
 _MODE_OFFSET = 136
+_SOURCES_MAX = 512
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,17 @@ class Group:
 
 
 def capture(descriptor: Descriptor, sock: socket.socket) -> tuple[Option, ...]:
-    """An option that joins, for each membership. Raises Refused for memberships with a filter of sources."""
+    """The options that join, for each membership, and those that choose its sources."""
     groups = _known("/proc/net/igmp", parse_igmp)
     if sock.family == socket.AF_INET6:
         groups += _known("/proc/net/igmp6", parse_igmp6)
     joined = []
     for group in groups:
-        mode = _filter_of(sock.fileno(), group)
-        if mode is None:
-            continue
-        if mode != (_MCAST_EXCLUDE, 0):
-            address = socket.inet_ntop(group.family, group.address)
-            raise descriptor.refused(f"socket with a source filter for multicast group {address}")
-        joined.append(Option(_level(group), _MCAST_JOIN_GROUP, _request(group)))
+        chosen = _filter_of(descriptor, sock.fileno(), group)
+        if chosen is not None:
+            joined.append(Option(_level(group), _MCAST_JOIN_GROUP, _request(group)))
+            if struct.unpack_from("=II", chosen, _MODE_OFFSET) != (_MCAST_EXCLUDE, 0):
+                joined.append(Option(_level(group), _MCAST_MSFILTER, chosen))
     return tuple(joined)
 
 
@@ -86,12 +85,19 @@ def _request(group: Group) -> bytes:
     return struct.pack("=I4x", group.interface) + address
 
 
-def _filter_of(fd: int, group: Group) -> tuple[int, int] | None:
-    """(mode, number of sources) of the socket's membership, None where it has none (EADDRNOTAVAIL)."""
-    buffer = ctypes.create_string_buffer(_request(group).ljust(_FILTER_BYTES, b"\0"), _FILTER_BYTES)
-    length = ctypes.c_uint32(_FILTER_BYTES)
+def _filter_of(descriptor: Descriptor, fd: int, group: Group) -> bytes | None:
+    """struct group_filter of the socket's membership, with its sources; None where it has none
+    (EADDRNOTAVAIL).
+    """
+    size = _FILTER_BYTES + _SOURCES_MAX * _ADDRESS_BYTES
+    wanted = _request(group) + struct.pack("=II", 0, _SOURCES_MAX)
+    buffer = ctypes.create_string_buffer(wanted.ljust(size, b"\0"), size)
+    length = ctypes.c_uint32(size)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.getsockopt(fd, _level(group), _MCAST_MSFILTER, buffer, ctypes.byref(length)) < 0:
         return None
-    mode, sources = struct.unpack_from("=II", buffer.raw, _MODE_OFFSET)
-    return mode, sources
+    (sources,) = struct.unpack_from("=I", buffer.raw, _MODE_OFFSET + 4)
+    if sources > _SOURCES_MAX:
+        address = socket.inet_ntop(group.family, group.address)
+        raise descriptor.refused(f"{sources} sources chosen for multicast group {address}", "leave it first")
+    return buffer.raw[: _FILTER_BYTES + sources * _ADDRESS_BYTES]

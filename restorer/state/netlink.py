@@ -71,8 +71,7 @@ def capture(descriptor: Descriptor, sock: socket.socket) -> NetlinkSocket:
         raise descriptor.refused(
             "netlink socket of the audit daemon cannot be checkpointed", "stop auditd first"
         )
-    if sockopts.has_filter(sock.fileno()):
-        raise descriptor.refused(f"netlink socket ({name}) with a BPF filter cannot be checkpointed")
+    sockopts.check_filter(descriptor, sock, f"netlink ({name})")
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     if poll.poll(0):

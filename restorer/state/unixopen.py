@@ -22,7 +22,8 @@ from restorer.state.unixsockets import UnixSocket, describe
 from restorer.syscalls import NR
 
 # SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD, SO_PASSRIGHTS: what is sent while they are set is another message.
-_LATE_OPTIONS = frozenset((16, 34, 76, 83))
+# Filters may be younger than what they would drop.
+_LATE_OPTIONS = frozenset((16, 34, 76, 83, sockopts.SO_ATTACH_FILTER, sockopts.SO_LOCK_FILTER))
 _BACKLOG = 4096
 
 

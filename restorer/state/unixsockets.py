@@ -75,8 +75,7 @@ def capture(
         )
     if sock.type == socket.SOCK_DGRAM:
         around.check_senders(descriptor, link, remote, {message.sender for message in queue})
-    if sockopts.has_filter(sock.fileno()):
-        raise descriptor.refused("unix socket with a BPF filter cannot be checkpointed")
+    sockopts.check_filter(descriptor, sock, "unix")
     return UnixSocket(
         inode=descriptor.stat.st_ino,
         type=int(sock.type),
