@@ -15,6 +15,7 @@ from restorer.state.opening import Opener
 from restorer.state.outside import RESTORABLE_INODES, Outside
 from restorer.state.signalfds import SignalFd
 from restorer.state.timerfds import TimerFd
+from restorer.state.vmas import IO_URING_HINT
 from restorer.tracee import Tracee
 
 Anonymous: TypeAlias = Epoll | EventFd | Inotify | SignalFd | TimerFd
@@ -49,7 +50,8 @@ def capture(tracee: Tracee, descriptor: Descriptor, numbers: frozenset[int], out
     if label == "[timerfd]":
         return timerfds.capture(tracee, descriptor)
     what = _WORDS.get(label, label.partition(":")[0])
-    raise descriptor.refused(f"{what} cannot be checkpointed", "close it first")
+    hint = IO_URING_HINT if what == "io_uring" else "close it first"
+    raise descriptor.refused(f"{what} cannot be checkpointed", hint)
 
 
 def emit(state: Anonymous, image: Image, opener: Opener) -> Slot:

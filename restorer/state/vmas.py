@@ -53,6 +53,11 @@ _UNSUPPORTED = {
     "io": "memory of a device",
     "mm": "memory of a device",
 }
+_IO_URING = "anon_inode:[io_uring]"
+IO_URING_HINT = (
+    "start it without: UV_USE_IO_URING=0 for programs of libuv (node, uvloop), "
+    "--innodb-use-native-aio=0 for MariaDB"
+)
 _KERNEL_OBJECTS = {
     "/secretmem": "memory of a memfd_secret",
     "/[aio]": "an asynchronous I/O context",
@@ -124,7 +129,7 @@ def capture(tracee: Tracee) -> Vmas:
             problems.append(error.cause)
             hint = hint or error.hint
     if problems:
-        raise Refused("; ".join(problems), hint)
+        raise Refused("; ".join(dict.fromkeys(problems)), hint)
     found = [mapping.vma for mapping in mappings]
     return Vmas(
         tuple(mappings),
@@ -147,6 +152,8 @@ def _lock_future(tracee: Tracee) -> int:
 
 
 def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
+    if vma.path == _IO_URING:
+        raise Refused("io_uring cannot be checkpointed", IO_URING_HINT)
     reason = _why_not(vma)
     if reason:
         raise Refused(f"memory at {vma} cannot be checkpointed: {reason}")

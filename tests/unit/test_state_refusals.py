@@ -266,6 +266,30 @@ def test_shared_memory_of_two(start: Start) -> None:
     assert re.search(r"shared memory is shared with process \d+ 'python", text)
 
 
+IO_URING = """
+c = ctypes.CDLL(None)
+p = (ctypes.c_char * 120)()
+fd = c.syscall(425, 1, p)
+if fd >= 0:
+    ring, sqes = mmap.mmap(fd, 4096), mmap.mmap(fd, 4096, offset=0x10000000)
+    sqes[1] = 1 << 4  # IOSQE_ASYNC: a worker thread does it, and stays for 5 s
+    ring[int.from_bytes(p.raw[44:48], 'little')] = 1
+    assert c.syscall(426, fd, 1, 0, 0, None, 0) == 1
+else:
+    open('forbidden', 'w').close()
+"""
+
+
+def test_io_uring_with_a_thread_of_the_kernel(start: Start, tmp_path: Path) -> None:
+    child = start(IO_URING)
+    if (tmp_path / "forbidden").exists():
+        pytest.skip("io_uring is not allowed here")
+    names = [path.read_text() for path in Path(f"/proc/{child.pid}/task").glob("*/comm")]
+    assert any(name.startswith("iou-wrk") for name in names)
+    text = refusal(child, vmas.capture)
+    assert re.match("io_uring cannot be checkpointed; start it without: UV_USE_IO_URING=0", text)
+
+
 @pytest.mark.skipif(not _IS_ROOT, reason="filters are read by root")
 @pytest.mark.parametrize("returns", ["(6, 0, 0, 0x7FC00000)", "(0x16, 0, 0, 0)"])
 def test_seccomp_filter_that_may_ask_another_process(start: Start, returns: str) -> None:
