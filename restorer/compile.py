@@ -53,6 +53,7 @@ from restorer.state import (
     sysvsem,
     threads,
     umask,
+    unshared,
     unsupported,
     userfault,
     vdso,
@@ -97,6 +98,7 @@ class CheckpointState:
     contents: contents.Contents
     cwd: cwd.Cwd
     umask: umask.Umask
+    unshared: tuple[unshared.Own, ...]
     sigactions: tuple[sigactions.Sigaction, ...]
     itimers: itimers.Itimers
     posix_timers: posix_timers.PosixTimers
@@ -192,8 +194,9 @@ def _capture_process(tracee: Tracee, memory: vmas.Vmas, table: fds.Fds) -> Check
         membarrier=membarrier.capture(tracee),
         fds=table,
         contents=contents.NO_CONTENTS,
-        cwd=cwd.capture(tracee),
-        umask=umask.capture(tracee),
+        cwd=cwd.capture(process),
+        umask=umask.capture(process),
+        unshared=unshared.capture(tracee),
         sigactions=sigactions.capture(tracee),
         itimers=itimers.capture(tracee),
         posix_timers=posix_timers.settle(timers, (shared_pending, *(one.thread.pending for one in parts))),
@@ -300,8 +303,9 @@ def _filters(state: CheckpointState) -> list[seccomp.Seccomp]:
 def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) -> None:
     fds.emit(state.fds, slots, image)
     oom.emit(state.oom, image)
-    cwd.emit(state.cwd, image)
-    umask.emit(state.umask, image)
+    unshared.emit(state.unshared, image)
+    cwd.emit(state.cwd, image.main)
+    umask.emit(state.umask, image.main)
     sigactions.emit(state.sigactions, image)
     posix_timers.emit(state.posix_timers, image)
     prctls.emit(state.prctls, image)

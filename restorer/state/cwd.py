@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 
 from restorer.errors import Refused
-from restorer.program import Image
+from restorer.procfs import Process
+from restorer.program import Program
 from restorer.syscalls import NR
-from restorer.tracee import Tracee
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,17 @@ class Cwd:
     root: str
 
 
-def capture(tracee: Tracee) -> Cwd:
-    """Reads both. Raises Refused when a path does not lead to the directory any more."""
-    return Cwd(_checked(tracee, "cwd", "working directory"), _checked(tracee, "root", "root directory"))
+def capture(process: Process) -> Cwd:
+    """Reads both, of a process or one of its threads. Raises Refused when a path does not lead to the
+    directory any more.
+    """
+    return Cwd(_checked(process, "cwd", "working directory"), _checked(process, "root", "root directory"))
 
 
-def _checked(tracee: Tracee, link: str, what: str) -> str:
-    path = tracee.process.link(link)
+def _checked(process: Process, link: str, what: str) -> str:
+    path = process.link(link)
     try:
-        same = os.path.samestat(os.stat(path), tracee.process.stat_of(link))
+        same = os.path.samestat(os.stat(path), process.stat_of(link))
     except OSError:
         same = False
     if not same:
@@ -39,10 +41,11 @@ def _checked(tracee: Tracee, link: str, what: str) -> str:
     return path
 
 
-def emit(state: Cwd, image: Image) -> None:
+def emit(state: Cwd, program: Program) -> None:
     """chdir first: chroot leaves the working directory alone, even one outside of the new root."""
+    image = program.image
     with image.about(f"working directory {state.path}", "make it again"):
-        image.main.syscall(NR.chdir, image.string(state.path))
+        program.syscall(NR.chdir, image.string(state.path))
     if state.root != "/":
         with image.about(f"root directory {state.root}", "make it again"):
-            image.main.syscall(NR.chroot, image.string(state.root))
+            program.syscall(NR.chroot, image.string(state.root))

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from restorer.program import Image
+from restorer.procfs import Process
+from restorer.program import Program
 from restorer.syscalls import NR
-from restorer.tracee import Tracee
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Umask:
     mask: int
 
 
-def capture(tracee: Tracee) -> Umask:
-    """From /proc/PID/status."""
-    return Umask(tracee.process.status.umask)
+def capture(process: Process) -> Umask:
+    """From /proc/PID/status, of a process or one of its threads."""
+    return Umask(process.status.umask)
 
 
-def emit(state: Umask, image: Image) -> None:
-    """Sets it; the threads share it."""
-    image.main.syscall(NR.umask, state.mask)
+def emit(state: Umask, program: Program) -> None:
+    """Sets it, for all threads that share it."""
+    program.syscall(NR.umask, state.mask)

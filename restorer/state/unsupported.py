@@ -43,14 +43,8 @@ def _threads(tracee: Tracee) -> Iterator[str]:
             yield f"thread {thread.tid} has a shadow stack"
         if int(fields.get("untag_mask", hex(_NO_LAM)), 16) != _NO_LAM:
             yield f"thread {thread.tid} uses tagged addresses (LAM)"
-        if thread is not tracee.leader:
-            yield from _unshared(tracee.pid, thread.tid)
-
-
-def _unshared(pid: int, tid: int) -> Iterator[str]:
-    for kind, what in _SHARED[1:]:
-        if kcmp(pid, tid, kind, 0, 0) != 0:
-            yield f"thread {tid} does not share {what} with the others (unshare)"
+        if thread is not tracee.leader and kcmp(tracee.pid, thread.tid, _KCMP_FILES, 0, 0):
+            yield f"thread {thread.tid} does not share its file descriptors with the others (unshare)"
 
 
 def _others(tracee: Tracee) -> Iterator[str]:

@@ -307,7 +307,9 @@ def test_seccomp_filter_that_may_ask_another_process(start: Start, returns: str)
 
 def test_deleted_working_directory(start: Start) -> None:
     child = start("os.mkdir('d'); os.chdir('d'); os.rmdir('../d')")
-    assert re.search(r"working directory .*/d has been deleted", refusal(child, cwd.capture))
+    assert re.search(
+        r"working directory .*/d has been deleted", refusal(child, lambda tracee: cwd.capture(tracee.process))
+    )
 
 
 @pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
@@ -327,9 +329,9 @@ def test_other_namespaces(start: Start) -> None:
 
 
 @pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
-def test_thread_with_its_own_working_directory(start: Start) -> None:
+def test_thread_with_its_own_descriptors(start: Start) -> None:
     code = (
-        "def own(): ctypes.CDLL(None).unshare(0x200); done.set(); signal.pause()\n"
+        "def own(): ctypes.CDLL(None).unshare(0x400); done.set(); signal.pause()\n"
         "done = threading.Event(); threading.Thread(target=own, daemon=True).start(); done.wait()"
     )
-    assert "does not share its working directory" in refusal(start(code), unsupported.check)
+    assert "does not share its file descriptors" in refusal(start(code), unsupported.check)
