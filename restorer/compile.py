@@ -11,6 +11,7 @@ The order of `compile_image` is that of docs/architecture.md, "The programs"; ev
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from restorer import holes, wire
 from restorer.errors import Refused
 from restorer.frozen import Frozen
 from restorer.model import Vma
+from restorer.procfs import Process
 from restorer.program import CTL, Data, Header, Image, ProcessEntry, Segment, Slot
 from restorer.state import (
     births,
@@ -47,6 +49,7 @@ from restorer.state import (
     rlimits,
     scheduling,
     seccomp,
+    security,
     sharers,
     sigactions,
     sysvmsg,
@@ -150,6 +153,7 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     for tracee in frozen.tracees:
         unsupported.check(tracee)
         namespaces.check(tracee, frozen.root)
+        security.check(tracee, Process(os.getpid()))
     family = births.capture(frozen.pids, frozen.zombies)
     # Its mappings first: later ones of ours would be among them.
     memories = [vmas.capture(tracee) for tracee in frozen.tracees]

@@ -7,7 +7,6 @@ import errno
 import struct
 from dataclasses import dataclass
 
-from restorer.errors import Refused
 from restorer.program import Image
 from restorer.syscalls import NR
 from restorer.tracee import Thread, Tracee
@@ -40,6 +39,7 @@ _PF_MEMALLOC_NOIO = 0x00080000
 class ThreadPrctls:
     """What is a thread's own. `speculation` holds (which, value) of what was chosen by prctl."""
 
+    death_signal: int
     tsc: int
     cpuid: bool
     machine_check: int
@@ -49,28 +49,28 @@ class ThreadPrctls:
 
 @dataclass(frozen=True)
 class Prctls:
-    """What the process or its memory has; `death_signal` is the leader's. `threads` has the leader first."""
+    """What the process or its memory has. `threads` has the leader first."""
 
     dumpable: int
     child_subreaper: bool
-    death_signal: int
     thp_disable: int
     write_execute: int
     memory_merge: bool
     tile_data: bool
     threads: tuple[ThreadPrctls, ...]
 
+    @property
+    def death_signal(self) -> bool:
+        """Whether any thread has one."""
+        return any(thread.death_signal for thread in self.threads)
+
 
 def capture(tracee: Tracee) -> Prctls:
     """Asks each thread. What the kernel does not have is taken as off."""
-    for thread in tracee.threads[1:]:
-        if _word(tracee, thread, _GET_PDEATHSIG):
-            raise Refused(f"thread {thread.tid}: a parent-death signal of its own cannot be checkpointed")
     leader = tracee.leader
     return Prctls(
         dumpable=leader.syscall(NR.prctl, _GET_DUMPABLE),
         child_subreaper=bool(_word(tracee, leader, _GET_CHILD_SUBREAPER)),
-        death_signal=_word(tracee, leader, _GET_PDEATHSIG),
         thp_disable=_ask(leader, _GET_THP_DISABLE),
         write_execute=_ask(leader, _GET_MDWE),
         memory_merge=bool(_ask(leader, _GET_MEMORY_MERGE)),
@@ -87,6 +87,7 @@ def _capture_thread(tracee: Tracee, thread: Thread) -> ThreadPrctls:
         if value & _SPEC_PRCTL and value & (_SPEC_ENABLE if which == _SPEC_L1D_FLUSH else changed):
             chosen.append((which, value & ~_SPEC_PRCTL))
     return ThreadPrctls(
+        death_signal=_word(tracee, thread, _GET_PDEATHSIG),
         tsc=_word(tracee, thread, _GET_TSC),
         cpuid=thread.syscall(NR.arch_prctl, _ARCH_GET_CPUID) != 0,
         machine_check=_ask(thread, _MCE_KILL_GET),
@@ -158,8 +159,9 @@ def _emit_thread(state: ThreadPrctls, image: Image, index: int) -> None:
 def emit_late(state: Prctls, image: Image) -> None:
     """What a change of credentials resets (commit_creds), and what forbids changes to mappings."""
     main = image.main
-    with image.about("parent-death signal"):
-        main.syscall(NR.prctl, _SET_PDEATHSIG, state.death_signal)
+    for index, thread in enumerate(state.threads):
+        with image.about(f"parent-death signal of thread {index}"):
+            image.threads[index].syscall(NR.prctl, _SET_PDEATHSIG, thread.death_signal)
     with image.about("dumpable"):
         # 2, root's own, comes from a change of credentials only: prctl(2) takes 0 and 1.
         main.syscall(NR.prctl, _SET_DUMPABLE, int(state.dumpable == 1))

@@ -9,6 +9,7 @@ import os
 import struct
 from dataclasses import dataclass
 
+from restorer.errors import Refused
 from restorer.program import Image, ok_or
 from restorer.syscalls import NR
 from restorer.tracee import Thread
@@ -18,6 +19,7 @@ _ATTR = struct.Struct("<IIQiIQQQII")
 _FLAG_UTIL_CLAMP = 0x60
 _UTIL_MAX = 1024
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
+_PR_SCHED_CORE, _SCHED_CORE_GET = 62, 0
 _WHO_PROCESS = 1
 _IOPRIO_CLASS_SHIFT = 13
 _CPU_MASK_BYTES = 128
@@ -46,6 +48,8 @@ def capture(thread: Thread) -> Scheduling:
     """Asks the kernel about the thread; the timer slack is asked by the thread itself."""
     _, policy, flags, nice, priority, runtime, deadline, period, low, high = _attributes(thread.tid)
     cpus = os.sched_getaffinity(thread.tid)
+    if core_cookie(thread.tid):
+        raise Refused(f"thread {thread.tid} has a core scheduling cookie (PR_SCHED_CORE)")
     return Scheduling(
         policy=policy,
         flags=flags,
@@ -76,6 +80,18 @@ def _syscall(number: int, *args: object) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def core_cookie(tid: int) -> int:
+    """Of core scheduling: 0 for none, and on kernels without it."""
+    cookie = ctypes.c_uint64(0)
+    try:
+        _syscall(NR.prctl, _PR_SCHED_CORE, _SCHED_CORE_GET, tid, 0, ctypes.byref(cookie))
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENODEV):
+            return 0
+        raise
+    return cookie.value
 
 
 def _online() -> set[int]:

@@ -79,6 +79,7 @@ static void *service(void *unused)
 static void *server(void *unused)
 {
     static struct view view;
+    MUST(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0); /* one of the securebits */
     setfsgid(1001);
     setfsuid(1000);
     take(&view);

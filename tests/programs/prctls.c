@@ -17,8 +17,10 @@ static int get(int option)
 static void *other(void *unused)
 {
     MUST(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0) == 0);
+    MUST(prctl(PR_SET_PDEATHSIG, SIGURG, 0, 0, 0) == 0);
     pthread_barrier_wait(&barrier);
     test_wait_go();
+    EXPECT_EQ(get(PR_GET_PDEATHSIG), SIGURG);
     EXPECT_EQ(prctl(PR_MCE_KILL_GET, 0, 0, 0, 0), PR_MCE_KILL_EARLY);
     return unused;
 }

@@ -6,6 +6,7 @@ The targets are children of the test: ptrace of a child needs no privilege, pidf
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -16,7 +17,19 @@ from pathlib import Path
 import pytest
 
 from restorer.errors import Refused
-from restorer.state import cwd, fds, namespaces, posix_timers, seccomp, sharers, unsupported, vmas
+from restorer.procfs import Process
+from restorer.state import (
+    cwd,
+    fds,
+    namespaces,
+    posix_timers,
+    scheduling,
+    seccomp,
+    security,
+    sharers,
+    unsupported,
+    vmas,
+)
 from restorer.state.choices import Choices
 from restorer.state.unixqueues import Message
 from restorer.tracee import Tracee, seize
@@ -303,6 +316,40 @@ def test_seccomp_filter_that_may_ask_another_process(start: Start, returns: str)
     )
     text = refusal(child, lambda tracee: seccomp.capture(tracee.leader))
     assert "has a seccomp filter that asks another process" in text
+
+
+def keyring(number: int) -> str:
+    return f"assert ctypes.CDLL(None).syscall(250, 0, {number}, 1) > 0"
+
+
+@pytest.mark.parametrize(("number", "kind"), [(-1, "thread"), (-2, "process")])
+def test_keyrings(start: Start, number: int, kind: str) -> None:
+    if ctypes.CDLL(None).syscall(250, 0, -3, 0) < 0:
+        pytest.skip("this kernel, or its sandbox, has no keys")
+    child = start(keyring(number))
+    text = refusal(child, lambda tracee: security.check(tracee, tracee.process))
+    assert f"has a {kind} keyring" in text
+
+
+def test_security_label_of_another(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start("pass")
+    labels = {child.pid: "docker-default (enforce)"}
+    monkeypatch.setattr(security, "label", lambda process, name: labels.get(process.pid, "unconfined"))
+    text = refusal(child, lambda tracee: security.check(tracee, Process(os.getpid())))
+    assert (
+        "has the security label 'docker-default (enforce)' (current) where restore has 'unconfined'" in text
+    )
+
+
+def test_a_label_is_none_without_a_security_module() -> None:
+    assert isinstance(security.label(Process(os.getpid()), "current"), str)
+
+
+def test_core_scheduling_cookie(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scheduling.core_cookie(os.getpid()) == 0
+    monkeypatch.setattr(scheduling, "core_cookie", lambda tid: 0xFFFF8881)
+    text = refusal(start("pass"), lambda tracee: scheduling.capture(tracee.leader))
+    assert "has a core scheduling cookie" in text
 
 
 def test_deleted_working_directory(start: Start) -> None:
