@@ -74,9 +74,9 @@ class Birth:
 
     @property
     def lost_sessions(self) -> tuple[Orphans, ...]:
-        """Those whose leader is not among the dead children either."""
+        """Those whose leader has ended and is not among the dead children either."""
         dead = {zombie.session.pid for zombie in self.zombies}
-        return tuple(one for one in self.orphans if one.session not in dead)
+        return tuple(one for one in self.orphans if not one.alive and one.session not in dead)
 
     def orphans_of(self, pid: int) -> tuple[int, ...]:
         """Whom the leader `pid` forks for its parent."""
@@ -210,6 +210,8 @@ def emit(births: Births, images: Sequence[Image], names: Sequence[str], pairs: S
             ptys.emit_controlling(pairs, one.session.pid, image)
         for child in one.after:
             _emit_child(births, child, image.main, images[child], names[child])
+        for child in births.processes[one.parent].orphans_of(one.session.pid) if one.parent >= 0 else ():
+            _emit_child(births, child, image.main, images[child], names[child], parent=True)
         for orphans in one.lost_sessions:
             image.own["session", orphans.session] = _emit_leader(births, orphans, image, images, names)
         for zombie in one.zombies:

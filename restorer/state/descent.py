@@ -14,12 +14,13 @@ from restorer.state.session import Session
 
 @dataclass(frozen=True)
 class Orphans:
-    """Children (indices) of one process that are in a session whose leader, once another child of it, has
-    ended.
+    """Children (indices) of one process that another child of it has to fork: the leader of their session,
+    which is `alive` or has ended.
     """
 
     session: int
     children: tuple[int, ...]
+    alive: bool
 
 
 def lost_sessions(root: int, sessions: Sequence[Session], dead: Sequence[Session]) -> frozenset[int]:
@@ -35,7 +36,8 @@ def lost_sessions(root: int, sessions: Sequence[Session], dead: Sequence[Session
 
 class Descent:
     """By whom, and when, each process is forked: "before" its parent makes its session or "after" that, or
-    by the leader of a session that has ended, whose number then stands there.
+    by the leader of its session, whose number then stands there: one that has ended, or a living child of
+    the same parent.
     """
 
     def __init__(self, sessions: Sequence[Session], parents: Sequence[int], lost: frozenset[int]) -> None:
@@ -47,7 +49,7 @@ class Descent:
         self._how: list[str | int] = ["after"]
         for index in range(1, len(parents)):
             self._add(index)
-        for number in lost:
+        for number in self._led():
             self._check(number)
 
     def _final(self, one: Session) -> int | None:
@@ -62,7 +64,7 @@ class Descent:
             how, born = "after", self._final(above)
         elif above.leads_session and wanted == self._born[parent]:
             how, born = "before", wanted
-        elif wanted in self.lost:
+        elif wanted in self.lost or self._leader_beside(index) is not None:
             how, born = own.session, wanted
         else:
             raise Refused(
@@ -71,6 +73,19 @@ class Descent:
             )
         self._born.append(born)
         self._how.append(how)
+
+    def _leader_beside(self, index: int) -> int | None:
+        """The living leader of its session, where that is a child of the same parent and has the same signal
+        for it: CLONE_PARENT hands down both.
+        """
+        own, parent = self._sessions[index], self._parents[index]
+        for other, one in enumerate(self._sessions):
+            if one.leads_session and one.pid == own.session and self._parents[other] == parent:
+                return other if one.exit_signal == own.exit_signal else None
+        return None
+
+    def _led(self) -> list[int]:
+        return sorted({how for how in self._how if isinstance(how, int)})
 
     def _check(self, number: int) -> None:
         """One leader has one parent, and one signal for it, which those have that it forks."""
@@ -96,6 +111,8 @@ class Descent:
         return self._children(parent, "after")
 
     def orphans(self, parent: int) -> tuple[Orphans, ...]:
-        """Children whose session has lost its leader."""
-        found = (Orphans(number, self._children(parent, number)) for number in sorted(self.lost))
+        """Children whom the leaders of their sessions fork."""
+        found = (
+            Orphans(number, self._children(parent, number), number not in self.lost) for number in self._led()
+        )
         return tuple(one for one in found if one.children)

@@ -23,6 +23,7 @@ from restorer.state.opening import Opener
 from restorer.state.scheduling import Scheduling
 from restorer.state.session import Session
 from restorer.syscalls import NR
+from restorer.wire import OpKind
 
 EPOLL_LINES = (
     "pos:\t0",
@@ -205,8 +206,16 @@ def test_the_closed_end_of_a_pipe_is_closed_again() -> None:
 def test_a_lost_session_is_led_for_those_of_one_parent() -> None:
     ours = (10, 10, 10), (11, 5, 5), (12, 5, 12), (13, 5, 5)
     tree = family(*ours, parents=(-1, 0, 0, 1), lost=frozenset({5}))
-    assert tree.processes[0].orphans == (Orphans(5, (1, 2)),)
+    assert tree.processes[0].orphans == (Orphans(5, (1, 2), False),)
     assert tree.processes[1].after == (3,)
     assert tree.pids == (10, 5, 11, 12, 13)
     with pytest.raises(Refused, match="the processes 12, 13 are in session 5, whose leader has ended"):
         family((10, 10, 10), (11, 11, 11), (12, 5, 5), (13, 5, 5), parents=(-1, 0, 0, 1), lost=frozenset({5}))
+
+
+def test_who_has_left_its_session_s_leader_is_forked_by_that_one() -> None:
+    tree = family((10, 10, 10), (11, 11, 11), (12, 11, 12), parents=(-1, 0, 0))
+    assert tree.processes[0].orphans == (Orphans(11, (2,), True),)
+    assert (tree.processes[0].after, tree.processes[0].lost_sessions) == ((1,), ())
+    leader = images_of(tree)[1].main
+    assert [op.args[2] for op in leader.ops if op.kind is OpKind.FORK] == [images_of(tree)[2].main.index]
