@@ -162,7 +162,7 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
         _capture_process(tracee, memory, table)
         for tracee, memory, table in zip(frozen.tracees, memories, tables, strict=True)
     ]
-    first_fd = max((fd.number + 1 for table in tables for fd in table.fds), default=0)
+    first_fd = fds.first_free(tables)
     found = [(*vmas.carried(one.memory), *fds.carried(one.fds)) for one in processes]
     divided = contents.divide(
         found, [_used(one.memory, one.vdso) for one in processes], [one.pid for one in processes], first_fd

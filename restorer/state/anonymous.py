@@ -34,15 +34,19 @@ _WORDS = {
 }
 
 
-def capture(tracee: Tracee, descriptor: Descriptor, numbers: frozenset[int], outside: Outside) -> Anonymous:
-    """Reads it; `numbers` are all fds of the target. Raises Refused for kinds that cannot be restored."""
+def capture(
+    tracee: Tracee, descriptor: Descriptor, numbers: frozenset[int], outside: Outside, find: epolls.Find
+) -> Anonymous:
+    """Reads it; `numbers` are all fds of the target, `find` is for epolls. Raises Refused for kinds that
+    cannot be restored.
+    """
     label = descriptor.link.removeprefix("anon_inode:")
     if descriptor.link in RESTORABLE_INODES:
         outside.refuse_shared(descriptor, label.strip("[]"))
     if label == "[eventfd]":
         return eventfds.capture(descriptor)
     if label == "[eventpoll]":
-        return epolls.capture(descriptor, numbers)
+        return epolls.capture(descriptor, numbers, find)
     if descriptor.link == inotify.LINK:
         return inotify.capture(tracee, descriptor, outside.found)
     if label == "[signalfd]":

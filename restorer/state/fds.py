@@ -9,9 +9,7 @@ instances.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +29,7 @@ from restorer.state import (
     locks,
     mqueues,
     netlink,
+    owners,
     pidfds,
     pipes,
     procfiles,
@@ -45,7 +44,7 @@ from restorer.state import (
 from restorer.state.anonymous import Anonymous
 from restorer.state.choices import Choices
 from restorer.state.contents import Content
-from restorer.state.descriptors import Descriptor, copied
+from restorer.state.descriptors import Descriptor
 from restorer.state.epolls import Epoll
 from restorer.state.files import File
 from restorer.state.inet import InetSocket
@@ -56,6 +55,7 @@ from restorer.state.mqueues import Mqueue, MqueueEnd, Mqueues
 from restorer.state.netlink import NetlinkSocket
 from restorer.state.opening import FILE_HINT, Opener
 from restorer.state.outside import Outside
+from restorer.state.owners import Owner
 from restorer.state.pidfds import PidFd
 from restorer.state.pipes import Opened, Pipe, PipeEnd
 from restorer.state.procfiles import ProcFile
@@ -87,20 +87,7 @@ Object: TypeAlias = (
 
 _Kind = TypeVar("_Kind", Epoll, InetSocket, Inotify, TimerFd, UnixSocket)
 
-_F_SETOWN_EX, _F_GETOWN_EX, _F_SETSIG, _F_GETSIG = 15, 16, 10, 11
-_F_OWNER_TID, _F_OWNER_PID, _F_OWNER_PGRP = 0, 1, 2
-_OWNER = struct.Struct("<ii")
 _ALL = 0xFFFFFFFF
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who gets SIGIO (F_SETOWN_EX): `pid` as the program knows it; `signal` 0 for SIGIO itself."""
-
-    type: int
-    pid: int
-    signal: int
-    enabled: bool
 
 
 @dataclass(frozen=True)
@@ -200,9 +187,10 @@ class _Capture:
         self.captured_pipes: list[Pipe] = []
         self.mqueues = Mqueues(self.tracees)
         self.refusals: list[Refused] = []
+        self.holders: list[list[Descriptor]] = []
 
     def tables(self) -> list[Fds]:
-        holders = self._holders()
+        holders = self.holders = self._holders()
         described = [self._describe(fds) for fds in holders]
         self.outside.ptys.capture_outer()
         self._raise()
@@ -299,14 +287,40 @@ class _Capture:
         numbers that they had in the process which added them.
         """
         refusals: list[Refused] = []
+        candidates: list[tuple[int, Descriptor, Description]] = []
         for descriptor in _one_each([one for one in fds if not one.in_flight] or fds):
             try:
                 state = self._object(descriptor)
-                return descriptor, Description(descriptor.number, state, self._owner(descriptor))
+                found = Description(descriptor.number, state, self._owner(descriptor))
             except Refused as refusal:
                 refusals.append(refusal)
+                continue
+            unknown = len(state.elsewhere) if isinstance(state, Epoll) else 0
+            if not unknown:
+                return descriptor, found
+            candidates.append((unknown, descriptor, found))
+        if candidates:
+            return min(candidates, key=lambda one: one[0])[1:]
         self.refusals.append(refusals[0])
         return fds[0], Description(fds[0].number, Stdio("stdin", ""), None)
+
+    def _find_watched(self, epoll: Descriptor, fd: int, offset: int) -> int | None:
+        """The description that an entry of `epoll` watches."""
+        for index, fds in enumerate(self.holders):
+            if not fds[0].in_flight and epolls.is_target(epoll, fd, offset, fds[0]):
+                return index
+        return None
+
+    def _check_watched(self, homes: Sequence[Descriptor], found: Sequence[Description]) -> None:
+        """What only some processes have cannot be added by another."""
+        for home, one in zip(homes, found, strict=True):
+            for entry in one.object.elsewhere if isinstance(one.object, Epoll) else ():
+                assert entry.elsewhere is not None
+                state, fds = found[entry.elsewhere].object, self.holders[entry.elsewhere]
+                if isinstance(state, Stdio) or (
+                    _is_home_made(state) and home.pid not in {fd.pid for fd in fds}
+                ):
+                    raise epolls.lost(home, entry.fd)
 
     def _raise(self) -> None:
         if self.refusals:
@@ -342,7 +356,8 @@ class _Capture:
             return procfiles.capture(self.tracees, descriptor)
         if descriptor.is_anonymous:
             tracee = self.tracees[descriptor.pid]
-            return anonymous.capture(tracee, descriptor, self.numbers[descriptor.pid], self.outside)
+            numbers = self.numbers[descriptor.pid]
+            return anonymous.capture(tracee, descriptor, numbers, self.outside, self._find_watched)
         if mqueues.is_one(descriptor):
             return self.mqueues.capture(descriptor)
         self.outside.refuse_shared(descriptor, descriptor.link)
@@ -394,10 +409,18 @@ class _Capture:
         for home, fds in zip(homes, holders, strict=True):
             own = next((one for one in fds if one.pid == pid), None)
             if own is not None and not self.outside.is_stdio(own):
-                found += (
-                    (own.number, lock) for lock in locks.capture(own) if lock.kind == "POSIX" or own is home
-                )
+                taken = [lock for lock in locks.capture(own) if lock.kind == "POSIX" or own is home]
+                self._refuse_mapped_lease(own, taken)
+                found += ((own.number, lock) for lock in taken)
         return tuple(found)
+
+    def _refuse_mapped_lease(self, descriptor: Descriptor, taken: Sequence[Lock]) -> None:
+        """A restored mapping is one more open of the file, which a lease for writing does not bear."""
+        if any(lock.kind == "LEASE" and lock.write for lock in taken):
+            inode = descriptor.stat.st_ino
+            if any(vma.inode == inode for tracee in self.tracees.values() for vma in tracee.vmas):
+                what = f"a lease on {descriptor.link}, which is mapped too,"
+                raise descriptor.refused(f"{what} cannot be checkpointed", "release it first")
 
     def _locks_in_flight(
         self, homes: Sequence[Descriptor], passing: dict[int, int]
@@ -408,29 +431,7 @@ class _Capture:
     def _owner(self, descriptor: Descriptor) -> Owner | None:
         if descriptor.flags & os.O_PATH or self.outside.is_stdio(descriptor):
             return None
-        with copied(self.flight.sources[descriptor.pid], descriptor.number) as copy:
-            try:
-                kind, pid = _OWNER.unpack(fcntl.fcntl(copy, _F_GETOWN_EX, bytes(_OWNER.size)))
-            except OSError:
-                return None
-            signal = fcntl.fcntl(copy, _F_GETSIG)
-        enabled = bool(descriptor.flags & os.O_ASYNC)
-        if not pid:
-            return Owner(_F_OWNER_PID, 0, signal, enabled) if signal or enabled else None
-        return Owner(kind, self._own_id(descriptor, kind, pid), signal, enabled)
-
-    def _own_id(self, descriptor: Descriptor, kind: int, pid: int) -> int:
-        if kind == _F_OWNER_TID:
-            for thread in (thread for tracee in self.tracees.values() for thread in tracee.threads):
-                if thread.tid == pid:
-                    return thread.nstid
-        elif pid in self.tracees:
-            tracee = self.tracees[pid]
-            if kind != _F_OWNER_PGRP or tracee.process.stat.pgrp == pid:
-                return tracee.nspid
-        raise descriptor.refused(
-            f"signals of {descriptor.link} go to process {pid} (F_SETOWN)", "take that back first"
-        )
+        return owners.capture(self.tracees, self.flight.sources[descriptor.pid], descriptor)
 
     def _check_chroot(self, homes: Sequence[Descriptor], descriptions: Sequence[Description]) -> None:
         for home, one in zip(homes, descriptions, strict=True):
@@ -459,6 +460,15 @@ def lent(tables: Sequence[Fds]) -> list[int]:
     several = Counter(index for table in tables for index in {fd.description for fd in table.fds})
     found = tables[0].descriptions
     return [index for index, count in several.items() if count > 1 and _is_home_made(found[index].object)]
+
+
+def first_free(tables: Sequence[Fds]) -> int:
+    """The number after the last fd of any process, those that only epoll entries know among them."""
+    used = [fd.number for table in tables for fd in table.fds]
+    for one in tables[0].descriptions:
+        if isinstance(one.object, Epoll):
+            used += (entry.fd for entry in one.object.elsewhere)
+    return max(used, default=-1) + 1
 
 
 def _is_home_made(state: Object) -> bool:
@@ -514,11 +524,18 @@ def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
     """Takes what the launcher has opened to its numbers in the process."""
     main = image.main
     main.syscall(NR.close_range, 0, image.fd_base - 1, 0)
+
+    def slot_of(description: int) -> Slot:
+        return image.own.get(("description", description), slots[description])
+
+    own = {fd.number: slot_of(fd.description) for fd in table.fds}
+    fired = {
+        number: epolls.emit_early(epoll, own[number], own, slot_of, image)
+        for number, epoll in _first_numbers(table, Epoll)
+    }
     for fd in table.fds:
         with image.about(_about(table, fd.number, fd.description)):
-            flags = os.O_CLOEXEC if fd.cloexec else 0
-            slot = image.own.get(("description", fd.description), slots[fd.description])
-            main.syscall(NR.dup3, slot, fd.number, flags)
+            main.syscall(NR.dup3, own[fd.number], fd.number, os.O_CLOEXEC if fd.cloexec else 0)
     _emit_close_above(image)
     _emit_owners(table, image)
     passing = {fd.number for fd in table.fds if fd.passing}
@@ -527,10 +544,11 @@ def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
     for fd in table.fds:
         if fd.passing and isinstance(_object(table, fd), File):
             main.syscall(NR.close, fd.number)
-    _emit_locks(table, [one for one in table.locks if one[0] not in passing], image)
+    early = [one for one in table.locks if one[0] not in passing and one[1].kind != "LEASE"]
+    _emit_locks(table, early, image)
     outside = frozenset(fd.number for fd in table.fds if isinstance(_object(table, fd), Stdio))
     for number, epoll in _first_numbers(table, Epoll):
-        epolls.emit_entries(epoll, number, image, outside)
+        epolls.emit_entries(epoll, number, fired[number], image, outside)
 
 
 def _emit_locks(table: Fds, wanted: Sequence[tuple[int, Lock]], image: Image) -> None:
@@ -540,12 +558,13 @@ def _emit_locks(table: Fds, wanted: Sequence[tuple[int, Lock]], image: Image) ->
 
 
 def emit_watches(table: Fds, image: Image) -> None:
-    """When all is open that this process opens: what tells of that, or stands in its way, comes after it."""
-    if not any(isinstance(one.object, Inotify) for one in table.descriptions):
-        return
+    """When all is open that this process opens: what an open would be told to, or would break."""
     if image.processes > 1:
         image.main.add(STAGE.opened)
         image.main.wait(STAGE.opened, image.processes)
+    passing = {fd.number for fd in table.fds if fd.passing}
+    late = [one for one in table.locks if one[0] not in passing and one[1].kind == "LEASE"]
+    _emit_locks(table, late, image)
     for number, state in _first_numbers(table, Inotify):
         inotify.emit_watches(state, number, image)
 
@@ -617,16 +636,9 @@ def _first_numbers(table: Fds, kind: type[_Kind]) -> list[tuple[int, _Kind]]:
 def _emit_owners(table: Fds, image: Image) -> None:
     for fd in _homed(table):
         owner = table.descriptions[fd.description].owner
-        if owner is None:
-            continue
-        with image.about(f"fd {fd.number}: owner of its signals"):
-            image.main.syscall(NR.fcntl, fd.number, _F_SETSIG, owner.signal)
-            if owner.pid:
-                data = image.data(_OWNER.pack(owner.type, owner.pid))
-                image.main.syscall(NR.fcntl, fd.number, _F_SETOWN_EX, data)
-            if owner.enabled:
-                flags = getattr(_object(table, fd), "flags", 0) | os.O_ASYNC
-                image.main.syscall(NR.fcntl, fd.number, fcntl.F_SETFL, flags)
+        if owner is not None:
+            with image.about(f"fd {fd.number}: owner of its signals"):
+                owners.emit(owner, fd.number, getattr(_object(table, fd), "flags", 0), image)
 
 
 class _Emit:

@@ -58,7 +58,7 @@ def test_epoll_entries_are_read_from_fdinfo() -> None:
 
 def test_epoll_entry_of_stdio_may_be_something_that_cannot_be_watched() -> None:
     image = Image()
-    epolls.emit_entries(epolls.Epoll(epolls.parse(EPOLL_LINES), 0), 9, image, frozenset({5}))
+    epolls.emit_entries(epolls.Epoll(epolls.parse(EPOLL_LINES), 0), 9, {}, image, frozenset({5}))
     stdio, other = calls(image.main, NR.epoll_ctl)
     assert stdio.args[:3] == (9, 1, 5)
     assert stdio.expect == ok_or(errno.EPERM)

@@ -101,9 +101,21 @@ FDS = {
         "os.mkfifo('gone'); f = os.open('gone', os.O_PATH); os.unlink('gone')",
         r"fd \d+: .*/gone has been deleted",
     ),
-    "lease": (
-        "f = open('a', 'w'); fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)",
-        r"fd \d+: a lease on .*/a cannot",
+    "broken lease": (
+        "signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
+        "f = open('a', 'w'); fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+        "try: os.open('a', os.O_RDONLY | os.O_NONBLOCK)\n"
+        "except BlockingIOError: pass",
+        r"fd \d+: a lease that is being broken on .*/a cannot",
+    ),
+    "mapped lease": (
+        "f = open('a', 'w+'); f.truncate(1); m = mmap.mmap(f.fileno(), 1)\n"
+        "fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)",
+        r"fd \d+: a lease on .*/a, which is mapped too",
+    ),
+    "dnotify": (
+        "os.mkdir('a'); d = os.open('a', os.O_RDONLY); fcntl.fcntl(d, fcntl.F_NOTIFY, 0x80000002)",
+        r"fd \d+: .*/a is watched by dnotify",
     ),
     "shared flock": (
         "f = open('a', 'w'); fcntl.flock(f, fcntl.LOCK_EX)\nif os.fork() == 0: sys.stdin.read(); os._exit(0)",
@@ -180,7 +192,8 @@ FDS = {
         r"fd \d+: socket file s has been deleted",
     ),
     "epoll of a closed fd": (
-        "e = select.epoll(); r, w = os.pipe(); d = os.dup(r); e.register(r); os.close(r)",
+        "e = select.epoll(); r, w = os.pipe(); e.register(r); a, b = socket.socketpair()\n"
+        "socket.send_fds(a, [b'x'], [r]); os.close(r)",
         r"fd \d+: epoll watches a file that was added as fd \d+",
     ),
     "shared pty master": (
