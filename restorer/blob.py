@@ -166,7 +166,10 @@ def _pack_processes(
             *(length for _, length in holes),
         )
         for segment in process.segments:
-            wire.SEGMENT.pack_into(blob, segments, segment.start, segment.end, segment.flags, segment.prot)
+            wire.SEGMENT.pack_into(
+                *(blob, segments, segment.start, segment.end, segment.image or segment.start),
+                *(segment.flags, segment.prot),
+            )
             segments += wire.SEGMENT.size
 
 

@@ -14,7 +14,7 @@ from restorer import loading, memory
 from restorer.firewall import Firewall
 from restorer.frozen import Frozen, seize_tree
 from restorer.memory import MemorySummary
-from restorer.state import contents, fds
+from restorer.state import fds
 from restorer.state.choices import Choices
 from restorer.store import ImageWriter, firewall_of, open_store
 from restorer.worker import Link, Progress, run_in_worker
@@ -132,8 +132,8 @@ def _describe(
     captured = compiler.capture_tree(tree, choices)
     link.check()
     summaries = []
-    for tracee, state in zip(tree.tracees, captured.processes, strict=True):
-        eager, carried = compiler.eager_ranges(state), contents.windows(state.contents)
+    for index, (tracee, state) in enumerate(zip(tree.tracees, captured.processes, strict=True)):
+        eager, carried = compiler.eager_ranges(state), compiler.carried_chunks(captured, index)
         summaries.append(memory.capture(tracee, state.vmas, eager, writer, link.progress, carried))
     blob = compiler.compile_image(captured, summaries)
     link.check()

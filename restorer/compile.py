@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from restorer.state import (
     cwd,
     fds,
     itimers,
+    lazyshared,
     membarrier,
     mempolicies,
     mm,
@@ -66,7 +67,7 @@ from restorer.state.choices import Choices
 from restorer.tracee import Tracee
 
 if TYPE_CHECKING:
-    from restorer.memory import MemorySummary
+    from restorer.memory import Carried, MemorySummary
 
 MANIFEST_SCHEMA = "restorer.image/1"
 _BYTES_SHOWN_MAX = 256
@@ -132,6 +133,7 @@ class TreeState:
 
     births: births.Births
     processes: tuple[CheckpointState, ...]
+    lazy: lazyshared.Lazy
     semaphores: tuple[sysvsem.Semaphores, ...]
     queues: tuple[sysvmsg.Queue, ...]
     foreground: outer_terminals.Foreground | None
@@ -164,9 +166,9 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     ]
     first_fd = fds.first_free(tables)
     found = [(*vmas.carried(one.memory), *fds.carried(one.fds)) for one in processes]
-    divided = contents.divide(
-        found, [_used(one.memory, one.vdso) for one in processes], [one.pid for one in processes], first_fd
-    )
+    used = [_used(one.memory, one.vdso) for one in processes]
+    lazy = lazyshared.choose([_candidate(one) for one in processes], [span for one in used for span in one])
+    divided = contents.divide(found, used, [one.pid for one in processes], first_fd, lazy.files)
     sharers.check(frozen.pids, (content for one in divided for content, _ in one.files))
     fd_base = (
         first_fd + len(contents.exchanged(found)) + len(fds.lent(tables)) + _FDS_OF_PROCESS * len(processes)
@@ -174,11 +176,17 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     return TreeState(
         births=births.with_stops(family, frozen.tracees, [one.stopped for one in processes]),
         processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),
+        lazy=lazy,
         semaphores=sysvsem.capture(frozen.pids),
         queues=sysvmsg.capture(frozen.pids),
         foreground=outer_terminals.capture_foreground(frozen.tracees),
         fd_base=max(wire.FD_BASE_MIN, fd_base),
     )
+
+
+def _candidate(state: CheckpointState) -> lazyshared.Candidate:
+    opened = frozenset(fds.carried(state.fds))
+    return lazyshared.Candidate(state.memory, opened, state.rlimits, state.eager)
 
 
 def _capture_process(tracee: Tracee, memory: vmas.Vmas, table: fds.Fds) -> CheckpointState:
@@ -244,6 +252,12 @@ def eager_ranges(state: CheckpointState) -> tuple[tuple[int, int], ...]:
     return state.eager
 
 
+def carried_chunks(tree: TreeState, index: int) -> Iterator[Carried]:
+    """The chunks in the page index of one process that are not of its own mappings, by address."""
+    own = tree.processes[index].contents
+    return lazyshared.carried(own, tree.lazy if index == 0 else lazyshared.Lazy())
+
+
 def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
     """The sealed blob. Raises Refused if the processes need more than an image can hold."""
     images: list[Image] = []
@@ -254,8 +268,7 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
     births.emit(tree.births, images, [state.name for state in tree.processes], tree.root.fds.ptys)
     for state, image in zip(tree.processes, images, strict=True):
         _emit_address_space(state, image)
-        uffd = _emit_memory(state, image)
-        _emit_tasks(tree, state, image, uffd)
+        _emit_tasks(tree, state, image, _emit_memory(state, image))
         contents.emit_late(state.contents, image)
     for semaphores in tree.semaphores:
         sysvsem.emit(semaphores, images[0])
@@ -280,22 +293,23 @@ def _emit_address_space(state: CheckpointState, image: Image) -> None:
     vmas.emit_clear(image)
     contents.emit(state.contents, image)
     vmas.emit(state.memory, image, state.contents)
+    lazyshared.emit_hide(state.contents, image)
     vdso.emit(state.vdso, image)
 
 
-def _emit_memory(state: CheckpointState, image: Image) -> Slot:
-    uffd = userfault.emit(state.memory, image)
+def _emit_memory(state: CheckpointState, image: Image) -> userfault.Userfaults:
+    uffds = userfault.emit(state.memory, lazyshared.segments(state.memory, state.contents), image)
     mm.emit(state.mm, image)
     membarrier.emit(state.membarrier, image)
-    return uffd
+    return uffds
 
 
-def _emit_tasks(tree: TreeState, state: CheckpointState, image: Image, uffd: Slot) -> None:
+def _emit_tasks(tree: TreeState, state: CheckpointState, image: Image, uffds: userfault.Userfaults) -> None:
     threads.emit_spawn(tuple(part.thread for part in state.threads), image)
     births.emit_groups(tree.births, state.fds.ptys, image)
-    userfault.emit_send(uffd, image)
+    userfault.emit_send(uffds, image)
     pager.emit_spawn(image)
-    pager.emit(state.leader.credentials, uffd, image)
+    pager.emit(state.leader.credentials, uffds, image)
     births.emit_settled(tree.births, image)
     seccomp.emit_suspend(_filters(state), image)
 
@@ -392,7 +406,7 @@ def _header(tree: TreeState, summaries: Sequence[MemorySummary], image: Image) -
 
 def _bases(state: CheckpointState) -> tuple[tuple[int, int], ...]:
     used = _used(state.memory, state.vdso)
-    used += [(segment.start, segment.end) for segment in contents.segments(state.contents)]
+    used += [(start, start + content.mapped_bytes) for content, start in state.contents.windows.items()]
     bases = holes.candidate_bases(used)
     if not bases:
         raise Refused(f"process {state.pid} leaves no room in its address space for the pager")
@@ -423,7 +437,11 @@ def _process_entry(state: CheckpointState, summary: MemorySummary) -> ProcessEnt
 
 
 def _segments(state: CheckpointState) -> tuple[Segment, ...]:
-    found = (*vmas.segments(state.memory), *contents.segments(state.contents))
+    found = (
+        *vmas.segments(state.memory),
+        *contents.segments(state.contents),
+        *lazyshared.segments(state.memory, state.contents),
+    )
     return tuple(sorted(found, key=lambda segment: segment.start))
 
 

@@ -45,6 +45,29 @@ def windows(used: Iterable[tuple[int, int]], sizes: Iterable[int]) -> list[int]:
     return [at for at, _ in found]
 
 
+def deep_windows(used: Iterable[tuple[int, int]], sizes: Iterable[int]) -> list[int]:
+    """The same for mappings that stay until all memory is loaded: a quarter of a hole above its lower end,
+    where nothing gets to meanwhile, and below the places of the region.
+    """
+    free = [
+        (start + (end - start) // 4, start + (end - start) // 2)
+        for start, end in _holes(used)
+        if end - start >= _HOLE_MIN_BYTES
+    ]
+    free.sort(key=lambda room: room[0] - room[1])
+    found: list[int] = []
+    for size in sizes:
+        for number, (start, end) in enumerate(free):
+            at = (start + _ALIGN_BYTES - 1) // _ALIGN_BYTES * _ALIGN_BYTES
+            if size <= end - at:
+                found.append(at)
+                free[number] = at + size + wire.PAGE_BYTES, end
+                break
+        else:
+            break
+    return found
+
+
 def _holes(used: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     at = _LOWEST
     for start, end in sorted(used):

@@ -23,13 +23,14 @@ from restorer.store import ImageWriter
 from restorer.tracee import Tracee
 from restorer.wire import PAGE_BYTES, TASK_SIZE
 
-__all__ = ["MemorySummary", "Progress", "capture"]
+__all__ = ["Carried", "MemorySummary", "Progress", "capture"]
 
 BATCH_PAGES = 1024
 EHWPOISON = 133
 _UNREADABLE = {errno.EFAULT, errno.EIO, EHWPOISON}
 
 Progress = Callable[[int, int], None]
+Carried = tuple[int, int, int, bytes]
 _Range = tuple[int, int, int, int]
 _Span = tuple[int, int]
 
@@ -60,12 +61,11 @@ def capture(
     eager: Sequence[tuple[int, int]],
     writer: ImageWriter,
     progress: Progress | None = None,
-    carried: Iterable[tuple[int, int, bytes]] = (),
+    carried: Iterable[Carried] = (),
 ) -> MemorySummary:
     """Puts the memory of a frozen process into `writer` and finishes its page index.
 
-    `carried` are (address, mask, pages) by address, written at those addresses before resume: they are of
-    mappings that the target itself does not have.
+    `carried` are (address, flags, mask, pages) by address: of mappings that the target itself does not have.
     `eager` are address ranges (`end` exclusive, in any order) that must be in place before resume. `progress`
     is called with the bytes done and an estimate of all of them; what it raises ends the capture. Raises
     Refused for memory that no image can hold, ProcessError, StoreFull, StoreDamaged.
@@ -94,7 +94,7 @@ def capture(
         records_count=summary.records_count,
         pages=summary.pages,
         zero_pages=zero_pages,
-        eager_pages=eager_pages + others.pages,
+        eager_pages=eager_pages + others.eager_pages,
         raw_bytes=summary.raw_bytes,
         stored_bytes=summary.stored_bytes,
         new_bytes=summary.new_bytes,
@@ -106,18 +106,18 @@ def capture(
 class _Carried:
     """Feeds what is carried along to the writer in its place among the windows of the walk."""
 
-    def __init__(self, windows: Iterable[tuple[int, int, bytes]], writer: ImageWriter) -> None:
+    def __init__(self, windows: Iterable[Carried], writer: ImageWriter) -> None:
         self._windows = iter(windows)
         self._writer = writer
         self._next = next(self._windows, None)
-        self.pages = 0
+        self.eager_pages = 0
 
     def add_below(self, end: int) -> None:
         """All that lie below address `end`."""
         while self._next is not None and self._next[0] < end:
-            addr, mask, pages = self._next
-            self._writer.add(addr, mask, lib.WR_RECORD_EAGER | lib.WR_RECORD_WRITE, pages)
-            self.pages += mask.bit_count()
+            addr, flags, mask, pages = self._next
+            self._writer.add(addr, mask, flags, pages)
+            self.eager_pages += mask.bit_count() if flags & lib.WR_RECORD_EAGER else 0
             self._next = next(self._windows, None)
 
 

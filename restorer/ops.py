@@ -157,12 +157,13 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """struct wr_segment: addresses, `end` exclusive."""
+    """struct wr_segment: addresses, `end` exclusive. `image` is `start` where it is not given."""
 
     start: int
     end: int
     flags: int
     prot: int
+    image: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ OP = Struct("<BBHHHIIq" + "QHHI" * ARGS)
 OBJECT = Struct("<II")
 PROGRAM = Struct("<IIII")
 PROCESS = Struct(f"<iIIIQIIQ4I{2 * BASES}Q")
-SEGMENT = Struct("<QQII")
+SEGMENT = Struct("<QQQII")
 PORT = Struct("<II")
 TERMINAL = Struct("<44s4HII")
 HEADER = Struct("<8sIIQQQQ18I")
@@ -131,6 +131,8 @@ class SegmentFlag(IntFlag):
     MOVE = 4
     HUGE = 8
     WIPEONFORK = 16
+    SHARED = 32
+    WINDOW = 64
 
 
 class RecordFlag(IntFlag):
@@ -139,6 +141,7 @@ class RecordFlag(IntFlag):
     NONE = 0
     EAGER = 1
     WRITE = 2
+    SHARED = 4
 
 
 class ProcessFlag(IntFlag):
@@ -167,6 +170,8 @@ class MessageKind(IntEnum):
     LEFT = 13
     ALONE = 14
     SUSPEND = 15
+    SHARED_BAD = 16
+    CALLS = 17
 
 
 class PagerFd(IntEnum):
@@ -176,4 +181,6 @@ class PagerFd(IntEnum):
     DATA = 1
     CHANNEL = 2
     PIDFD = 3
-    FDS = 4
+    SHARED = 4
+    WINDOW = 5
+    FDS = 6

@@ -169,7 +169,9 @@ enum wr_process_flags {
 /* A VMA that the pager must know: where it may fault, and how pages get in. */
 struct wr_segment {
     uint64_t start;
-    uint64_t end;   /* exclusive */
+    uint64_t end; /* exclusive */
+    uint64_t
+        image; /* the address in a page index of what is seen at start: start itself but for WR_SEGMENT_SHARED */
     uint32_t flags; /* enum wr_segment_flags */
     uint32_t prot;  /* PROT_* the VMA has once restored */
 };
@@ -180,6 +182,8 @@ enum wr_segment_flags {
     WR_SEGMENT_MOVE = 4,  /* anonymous, exactly READ|WRITE, not mlocked: UFFDIO_MOVE can put pages here */
     WR_SEGMENT_HUGE = 8,  /* MADV_HUGEPAGE */
     WR_SEGMENT_WIPEONFORK = 16, /* MADV_WIPEONFORK: a forked child reads zeroes here */
+    WR_SEGMENT_SHARED = 32,     /* shows shared memory that comes lazily, from `image` in a window on */
+    WR_SEGMENT_WINDOW = 64,     /* a window: all of one such piece of memory, where its pager puts pages in */
 };
 
 struct wr_header {
@@ -243,6 +247,8 @@ struct wr_record {
 enum wr_record_flags {
     WR_RECORD_EAGER = 1, /* never-lazy: in place before resume */
     WR_RECORD_WRITE = 2, /* lies in a WR_SEGMENT_WRITE segment */
+    WR_RECORD_SHARED =
+        4, /* lies in a window, of any process of the tree: only in the page index of the first process */
 };
 
 /* ---------------------------------------------------------------- working set */
@@ -320,6 +326,25 @@ struct wr_counters {
     uint64_t hot_blocks;  /* of the working set decoded */
 };
 
+enum wr_calls_limits {
+    WR_CALLS = 64,
+};
+
+/* A thread of the tree was in madvise(2), or in process_madvise(2) with any range, when the launcher looked. */
+struct wr_call {
+    uint64_t start;
+    uint64_t end;
+    uint64_t advice;
+    int64_t pid; /* of its process, as the launcher sees it */
+};
+
+/* The answer to WR_MESSAGE_CALLS. */
+struct wr_calls {
+    uint32_t ready; /* futex: 1 = the rest is written; set to 0 by the pager before it asks */
+    uint32_t count; /* WR_CALLS + 1 when there were more */
+    struct wr_call list[64];
+};
+
 /* Shared memory of launcher, loader and pager: one page-aligned block, MAP_SHARED in the region. */
 struct wr_ctl {
     uint32_t go;          /* futex: 1 = run */
@@ -335,6 +360,7 @@ struct wr_ctl {
     uint32_t
         suspended; /* futex: 1 = the launcher holds off the seccomp filters of all tasks of the process */
     uint32_t pad;
+    struct wr_calls calls;
 };
 
 enum wr_tree_limits {
@@ -345,6 +371,13 @@ enum wr_tree_limits {
 struct wr_tree {
     uint32_t
         stages[8]; /* futexes: how many processes have come to each of the places where they wait for all */
+};
+
+/* Shared memory that comes lazily, as all pagers of the tree see it: MAP_SHARED in each region, where the image has any.
+ * uint16_t need[n] and uint8_t taken[n] follow, one of each for a record of the first process. */
+struct wr_shared {
+    uint32_t lock;        /* futex: 0 free, 1 held, 2 held and waited for */
+    uint32_t index_ready; /* futex: 1 = `where` of the first process's records is resolved */
 };
 
 enum wr_trace_limits {
@@ -429,9 +462,12 @@ struct wr_runtime {
     uint64_t hot_buffer; /* WR_HOT_BLOCK_BYTES */
     uint64_t hot_input;  /* for a block's frame */
     uint64_t hot_input_bytes;
-    uint64_t start;       /* loader_start in this region */
-    uint64_t tree;        /* struct wr_tree */
-    uint64_t runtimes;    /* uint64_t[processes_count]: struct wr_runtime of each process, for WR_OP_FORK */
+    uint64_t start;    /* loader_start in this region */
+    uint64_t tree;     /* struct wr_tree */
+    uint64_t runtimes; /* uint64_t[processes_count]: struct wr_runtime of each process, for WR_OP_FORK */
+    uint64_t shared;   /* struct wr_shared; 0 where no shared memory comes lazily */
+    uint64_t shared_records; /* struct wr_record[shared_count] of the first process, MAP_SHARED */
+    uint64_t shared_count;
     uint32_t file_checks; /* 0 under --force-files */
     uint32_t pad;
 };
@@ -442,7 +478,9 @@ enum wr_pager_fd {
     WR_PAGER_DATA = 1,
     WR_PAGER_CHANNEL = 2,
     WR_PAGER_PIDFD = 3,
-    WR_PAGER_FDS = 4, /* everything from here on is closed; fork events bring more */
+    WR_PAGER_SHARED = 4, /* the userfaultfd of shared memory, where the process has any */
+    WR_PAGER_WINDOW = 5, /* the one of its windows */
+    WR_PAGER_FDS = 6,    /* everything from here on is closed; fork events bring more */
 };
 
 enum wr_message_kind {
@@ -464,6 +502,8 @@ enum wr_message_kind {
     WR_MESSAGE_ALONE = 14,  /* has every thread left our mm? The launcher answers with the same, if so */
     WR_MESSAGE_SUSPEND =
         15, /* all threads are there, and will have seccomp filters: suspend them until each has left */
+    WR_MESSAGE_SHARED_BAD = 16, /* as POISONED, of shared memory: the pager cannot go on */
+    WR_MESSAGE_CALLS = 17,      /* who is in madvise(2) now? The answer is written to ctl->calls */
 };
 
 enum wr_lost {
@@ -471,6 +511,8 @@ enum wr_lost {
     WR_LOST_INSTALL = 2,
     WR_LOST_POOL = 3,
     WR_LOST_DATA_READ = 4,
+    WR_LOST_ADVICE = 5, /* shared memory was discarded, and how cannot be told */
+    WR_LOST_VIEW = 6,   /* a fault where nothing is known to be */
 };
 
 /* One SOCK_SEQPACKET message. */

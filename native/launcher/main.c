@@ -195,6 +195,8 @@ static void resolve_index(const struct member *member)
                        meanwhile);
     __atomic_store_n(&region->ctl->index_ready, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, &region->ctl->index_ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    if (member->index == 0)
+        region_share_index(region);
 }
 
 static void build_regions(void)
@@ -207,6 +209,7 @@ static void build_regions(void)
                      &member->hot, &launch.options);
         page_index_decode(&launch.store, image_process(&launch.image, i), member->region.records);
     }
+    region_share(&tree_root(tree)->region);
     for (uint32_t i = 0; i < tree->count; i++)
         for (uint32_t k = 0; k < tree->count; k++)
             region_link(&tree->members[i].region, k, &tree->members[k].region);

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "calls.h"
 #include "channel.h"
 #include "failure.h"
 #include "guard.h"
@@ -27,6 +28,11 @@ static const char *lost_word(uint64_t what)
         return "keeping track of forked address spaces";
     case WR_LOST_DATA_READ:
         return "reading data.mdb";
+    case WR_LOST_ADVICE:
+        return "shared memory was discarded while it was missing, and whether it was removed cannot be told: "
+               "restore with --fill before";
+    case WR_LOST_VIEW:
+        return "a fault where no memory is known to be";
     default:
         return "paging";
     }
@@ -55,6 +61,14 @@ static void on_eager_bad(const struct launch *launch, const struct member *membe
         "not restored; see 'restorer verify'",
         (unsigned long long)chunk_number(launch, member, message->b), (unsigned long long)message->c,
         (unsigned long long)message->a);
+}
+
+static void on_shared_bad(const struct launch *launch, const struct wr_message *message)
+{
+    die("chunk %llu of the store is damaged: %llu pages of shared memory are lost, and the program has been "
+        "killed; see 'restorer verify'",
+        (unsigned long long)chunk_number(launch, tree_root(&launch->tree), message->b),
+        (unsigned long long)message->c);
 }
 
 /* Without the launcher's duplicate a child could outlive the pager with memory missing: it may not run on. */
@@ -181,6 +195,12 @@ static void handle(struct launch *launch, struct member *member, const struct wr
         break;
     case WR_MESSAGE_EAGER_BAD:
         on_eager_bad(launch, member, message);
+        break;
+    case WR_MESSAGE_SHARED_BAD:
+        on_shared_bad(launch, message);
+        break;
+    case WR_MESSAGE_CALLS:
+        calls_answer(&member->region.ctl->calls);
         break;
     case WR_MESSAGE_HOT_BAD:
         warn("the working set is damaged from block %llu on and is not used: pack it again with 'restorer "

@@ -15,7 +15,7 @@ static bool record_valid(const struct wr_record *record, const struct wr_record 
     return record->addr % WR_CHUNK_BYTES == 0 && record->addr < IMAGE_TASK_SIZE &&
            (before == NULL || record->addr > before->addr) && record->mask != 0 && record->frame_bytes != 0 &&
            record->frame_bytes <= IMAGE_FRAME_BYTES_MAX &&
-           (record->flags & ~(WR_RECORD_EAGER | WR_RECORD_WRITE)) == 0;
+           (record->flags & ~(WR_RECORD_EAGER | WR_RECORD_WRITE | WR_RECORD_SHARED)) == 0;
 }
 
 void page_index_decode(const struct store *store, const struct wr_process *process, struct wr_record *records)

@@ -2,8 +2,11 @@
 #include "region.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "blob.h"
@@ -21,6 +24,7 @@ struct layout {
     uint64_t resident, runtime, runtimes, tree, ctl, trace, slots, image, records, pool, decoder, input,
         stack, tls, scratch;
     uint64_t hot, hot_buffer, hot_input;
+    uint64_t shared, shared_records, shared_end;
     uint64_t low_guard, staging, high_guard, end;
     uint64_t pool_bytes, decoder_bytes;
 };
@@ -45,13 +49,29 @@ static uint64_t pool_bytes(uint64_t records)
     return bytes < POOL_BYTES_MIN ? POOL_BYTES_MIN : bytes;
 }
 
+/* Records of the first process, if some process has shared memory that comes lazily: its page index holds them. */
+static uint64_t shared_count(const struct image *image)
+{
+    for (uint32_t i = 0; i < image_header(image)->processes_count; i++) {
+        const struct wr_process *process = image_process(image, i);
+        const struct wr_segment *segments =
+            (const struct wr_segment *)(image->base + process->segments_offset);
+        for (uint32_t k = 0; k < process->segments_count; k++)
+            if ((segments[k].flags & WR_SEGMENT_WINDOW) != 0)
+                return image_process(image, 0)->records_count;
+    }
+    return 0;
+}
+
 static struct layout lay_out(const struct image *image, uint32_t index, const struct hot *hot,
                              const struct resident *resident)
 {
     struct layout at;
     uint64_t cursor = 0;
     uint64_t records = image_process(image, index)->records_count;
-    at.pool_bytes = pool_bytes(records);
+    uint64_t shared = shared_count(image);
+    /* The views of shared memory are as many again. */
+    at.pool_bytes = pool_bytes(records) + (shared != 0 ? 2 * pool_bytes(0) : 0);
     at.decoder_bytes = page_up(resident->decoder_bytes);
     at.resident = take(&cursor, resident->memory_bytes);
     at.runtime = take(&cursor, sizeof(struct wr_runtime));
@@ -59,6 +79,9 @@ static struct layout lay_out(const struct image *image, uint32_t index, const st
     at.tree = take(&cursor, sizeof(struct wr_tree));
     at.ctl = take(&cursor, sizeof(struct wr_ctl));
     at.trace = take(&cursor, sizeof(struct wr_trace) + records * sizeof(struct wr_used));
+    at.shared = take(&cursor, shared != 0 ? sizeof(struct wr_shared) + shared * 3 : 0);
+    at.shared_records = take(&cursor, index != 0 ? shared * sizeof(struct wr_record) : 0);
+    at.shared_end = cursor;
     at.slots = take(&cursor, WR_SLOTS * sizeof(uint64_t));
     at.image = take(&cursor, image_header(image)->memory_bytes);
     at.records = take(&cursor, (records + 1) * sizeof(struct wr_record));
@@ -175,9 +198,11 @@ static void map_image(const struct image *image, uint64_t to)
 }
 
 /* With an old length of 0 a shared mapping stays where it is and appears a second time (mremap(2)). */
-static void share_tree(uint64_t from, uint64_t to)
+static void share(uint64_t from, uint64_t to, uint64_t end)
 {
-    void *at = mremap((void *)from, 0, WR_PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to);
+    if (to == end)
+        return;
+    void *at = mremap((void *)from, 0, end - to, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to);
     if (at == MAP_FAILED)
         die("no memory for the restore: %s", strerror(errno));
 }
@@ -188,12 +213,15 @@ static void map_parts(struct image *image, uint64_t base, const struct layout *a
     uint64_t blob_end = base + at->image + page_up(image->bytes);
     map_part(base + at->resident, base + at->tree, MAP_PRIVATE);
     map_part(base + at->tree, base + at->ctl, MAP_SHARED);
-    telemetry_map(base + at->ctl, at->slots - at->ctl);
+    telemetry_map(base + at->ctl, at->shared - at->ctl);
     map_part(base + at->slots, base + at->image, MAP_PRIVATE);
     if (root == NULL) {
+        map_part(base + at->shared, base + at->shared_end, MAP_SHARED);
         adopt_image(image, base + at->image);
     } else {
-        share_tree(root->runtime->tree, base + at->tree);
+        share(root->runtime->tree, base + at->tree, base + at->ctl);
+        share(root->runtime->shared, base + at->shared, base + at->shared_records);
+        share(root->runtime->records, base + at->shared_records, base + at->shared_end);
         map_image(image, base + at->image);
     }
     map_part(blob_end, base + at->records, MAP_PRIVATE);
@@ -215,6 +243,10 @@ static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct
     runtime->tree = base + at->tree;
     runtime->runtimes = base + at->runtimes;
     runtime->trace = base + at->trace;
+    if (at->shared_end != at->shared)
+        runtime->shared = base + at->shared;
+    runtime->shared_records =
+        base + (at->shared_records != at->shared_end ? at->shared_records : at->records);
     runtime->records = base + at->records;
     runtime->records_count = records;
     runtime->pool = base + at->pool;
@@ -268,11 +300,31 @@ void region_build(struct region *region, const struct region *root, struct image
     locate(region, base, &at);
     fill_runtime(region->runtime, base, &at, records);
     region->runtime->start = (uint64_t)region->enter;
+    region->runtime->shared_count = shared_count(image);
     place_hot(region->runtime, hot, base, &at);
     telemetry_init(region, image, records);
     region->runtime->file_checks = options->force_files ? 0 : 1;
     region->ctl->fill = options->record && options->fill == WR_FILL_BACKGROUND ? WR_FILL_NONE : options->fill;
     *(uint64_t *)region->pager_tls = region->pager_tls;
+}
+
+void region_share(const struct region *root)
+{
+    const struct wr_runtime *runtime = root->runtime;
+    if (runtime->shared == 0)
+        return;
+    uint16_t *need = (uint16_t *)((struct wr_shared *)runtime->shared + 1);
+    for (uint64_t i = 0; i < runtime->shared_count; i++)
+        need[i] = (root->records[i].flags & WR_RECORD_SHARED) != 0 ? root->records[i].mask : 0;
+}
+
+void region_share_index(const struct region *root)
+{
+    struct wr_shared *shared = (struct wr_shared *)root->runtime->shared;
+    if (shared == NULL)
+        return;
+    __atomic_store_n(&shared->index_ready, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, &shared->index_ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 void region_link(const struct region *region, uint32_t index, const struct region *other)

@@ -32,6 +32,12 @@ struct region {
 void region_build(struct region *region, const struct region *root, struct image *image, uint32_t index,
                   const struct hot *hot, const struct options *options);
 
+/* Once the page index of the first process is there: what all pagers know to be needed of shared memory. */
+void region_share(const struct region *root);
+
+/* Once `where` of all its records is resolved. */
+void region_share_index(const struct region *root);
+
 /* Tells `region` where that of process `index` lies, which one of its own programs may fork. */
 void region_link(const struct region *region, uint32_t index, const struct region *other);
 

@@ -55,7 +55,11 @@ static long read_frame(struct pager *p, const struct wr_record *record, uint8_t 
 
 int decoder_run(struct pager *p, struct decoder *decoder, uint64_t index, uint8_t *pages)
 {
-    const struct wr_record *record = &p->records[index];
+    return decoder_decode(p, decoder, &p->records[index], pages);
+}
+
+int decoder_decode(struct pager *p, struct decoder *decoder, const struct wr_record *record, uint8_t *pages)
+{
     uint64_t bytes = (uint64_t)__builtin_popcount(record->mask) * WR_PAGE_BYTES;
     long result = read_frame(p, record, decoder->input);
     uint32_t check;
@@ -106,9 +110,14 @@ int chunk_populate_one(struct pager *p)
     return 1;
 }
 
+uint8_t *chunk_place(uint16_t mask, uint8_t *pages, uint32_t page)
+{
+    uint16_t below = (uint16_t)(mask & ((1u << page) - 1));
+
+    return pages + (uint64_t)__builtin_popcount(below) * WR_PAGE_BYTES;
+}
+
 uint8_t *chunk_page(const struct pager *p, const struct decoded *decoded, uint32_t page)
 {
-    uint16_t below = (uint16_t)(p->records[decoded->record].mask & ((1u << page) - 1));
-
-    return decoded->pages + (uint64_t)__builtin_popcount(below) * WR_PAGE_BYTES;
+    return chunk_place(p->records[decoded->record].mask, decoded->pages, page);
 }

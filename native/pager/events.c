@@ -14,16 +14,18 @@
 
 enum { MESSAGES = 16, SETTLE_NS = 1000000 };
 
-/* A fault that finds the queue full is woken instead: the thread faults again. */
-static void queue_fault(struct pager *p, struct space *space, uint64_t addr, uint32_t tid)
+void events_queue(struct pager *p, struct space *space, const struct fault *fault)
 {
-    addr &= ~(uint64_t)(WR_PAGE_BYTES - 1);
+    struct fault *queued;
+
     if (p->faults_count == FAULTS_MAX) {
-        install_wake(space, addr, WR_PAGE_BYTES);
+        install_wake(space, fault->addr, WR_PAGE_BYTES);
         return;
     }
-    p->faults[(p->faults_first + p->faults_count++) % FAULTS_MAX] =
-        (struct fault){.addr = addr, .tsc = trace_now(), .space = (uint32_t)(space - p->spaces), .tid = tid};
+    queued = &p->faults[(p->faults_first + p->faults_count++) % FAULTS_MAX];
+    *queued = *fault;
+    queued->addr &= ~(uint64_t)(WR_PAGE_BYTES - 1);
+    queued->tsc = trace_now();
 }
 
 static struct space *free_space(struct pager *p)
@@ -39,7 +41,7 @@ void events_release(struct pager *p, struct space *space)
     for (uint32_t i = 0; i < p->faults_count; i++) {
         struct fault *fault = &p->faults[(p->faults_first + i) % FAULTS_MAX];
 
-        if (&p->spaces[fault->space] == space)
+        if (!fault->shared && &p->spaces[fault->space] == space)
             fault->addr = 0;
     }
     raw1(SYS_close, space->uffd);
@@ -82,7 +84,11 @@ static void apply(struct pager *p, struct space *space, const struct uffd_msg *m
     uint64_t start = message->arg.remove.start, end = message->arg.remove.end;
 
     if (message->event == UFFD_EVENT_PAGEFAULT) {
-        queue_fault(p, space, message->arg.pagefault.address, message->arg.pagefault.feat.ptid);
+        const struct fault fault = {.addr = message->arg.pagefault.address,
+                                    .space = (uint32_t)(space - p->spaces),
+                                    .tid = message->arg.pagefault.feat.ptid};
+
+        events_queue(p, space, &fault);
         return;
     }
     p->counters->events++;
@@ -152,7 +158,8 @@ void events_read(struct pager *p, struct space *space)
 
 int events_settle(struct pager *p, struct space *space)
 {
-    struct pollfd fd = {.fd = space->uffd, .events = POLLIN};
+    struct pollfd fds[1 + SPACES_MAX] = {{.fd = space->uffd, .events = POLLIN}};
+    struct shared *shared = &p->shared;
     struct {
         long seconds, nanoseconds;
     } moment = {0, SETTLE_NS};
@@ -160,8 +167,13 @@ int events_settle(struct pager *p, struct space *space)
     if (!events_readable(p, space))
         return 0;
     p->counters->retries++;
-    raw6(SYS_ppoll, (long)&fd, 1, (long)&moment, 0, 0, 0);
-    if (fd.revents & POLLIN)
+    for (uint32_t s = 0; s < shared->spaces_count; s++)
+        fds[1 + s] = (struct pollfd){.fd = shared->spaces[s].uffd, .events = POLLIN};
+    raw6(SYS_ppoll, (long)fds, 1 + shared->spaces_count, (long)&moment, 0, 0, 0);
+    if (fds[0].revents & POLLIN)
         events_read(p, space);
+    for (uint32_t s = 0; s < shared->spaces_count; s++)
+        if (fds[1 + s].revents & POLLIN && shared->spaces[s].uffd == fds[1 + s].fd)
+            shared_read(p, &shared->spaces[s]);
     return 1;
 }

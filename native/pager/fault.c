@@ -38,6 +38,10 @@ void fault_one(struct pager *p)
 
     p->faults_first = (p->faults_first + 1) % FAULTS_MAX;
     p->faults_count--;
+    if (fault.shared) {
+        shared_fault(p, &fault);
+        return;
+    }
     if (!fault.addr || space->uffd < 0)
         return;
     p->counters->faults++;

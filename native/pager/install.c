@@ -32,7 +32,7 @@ static long move(const struct space *space, uint64_t to, const uint8_t *from, ui
     return result < 0 && arg.move <= 0 ? result : arg.move;
 }
 
-static long copy(const struct space *space, uint64_t to, const uint8_t *from, uint64_t bytes)
+long install_copy(const struct space *space, uint64_t to, const uint8_t *from, uint64_t bytes)
 {
     struct uffdio_copy arg = {.dst = to, .src = (uint64_t)from, .len = bytes};
     long result = raw3(SYS_ioctl, space->uffd, UFFDIO_COPY, &arg);
@@ -54,7 +54,7 @@ static long put(struct pager *p, const struct space *space, const struct decoded
     }
     /* Everything but a changing mm and a page already there may succeed by COPY: another protection, a busy source. */
     if (done < 0 && done != -EAGAIN && done != -EEXIST && done != -ESRCH) {
-        done = copy(space, run->at, from, bytes);
+        done = install_copy(space, run->at, from, bytes);
         if (done > 0)
             p->counters->copied_pages += (uint64_t)done / WR_PAGE_BYTES;
     }

@@ -16,7 +16,7 @@
 enum {
     IDLE_SECONDS = 1,
     CTL_LOOK_NS = 1000000,
-    INDEX_WAIT_NS = 50000000,
+    AWAIT_NS = 50000000,
     EXIT_LOST = 125,
     VIEWS_MIN = 16384,
     DEATH_SECONDS = 5,
@@ -99,6 +99,7 @@ static _Noreturn void fail_stop(struct pager *p)
 {
     int again = 1;
 
+    p->failing = 1;
     kill_target();
     for (int round = 0; again && round < FAIL_STOP_ROUNDS; round++) {
         again = 0;
@@ -111,6 +112,7 @@ static _Noreturn void fail_stop(struct pager *p)
             if (s > 0 && p->spaces[s].uffd >= 0 && !p->spaces[s].missing)
                 events_release(p, &p->spaces[s]);
         }
+        shared_poison(p);
     }
     leave(EXIT_LOST);
 }
@@ -182,18 +184,22 @@ static int index_seen(struct pager *p)
     return p->index_ready;
 }
 
-/* `where` of a record is written by the launcher while the loader runs, and longer where a working set comes first. It
- * may end while we wait: then nobody will ever set the word. */
-static void wait_for_index(struct pager *p)
+/* The launcher may end while we wait: then nobody will ever set the word. */
+void pager_await(struct pager *p, uint32_t *word, uint32_t while_equal)
 {
-    const struct timespec_raw timeout = {0, INDEX_WAIT_NS};
+    const struct timespec_raw timeout = {0, AWAIT_NS};
     struct pollfd fd = {.fd = WR_PAGER_CHANNEL};
 
-    while (!index_seen(p)) {
-        raw4(SYS_futex, &p->ctl->index_ready, FUTEX_WAIT, 0, &timeout);
-        if (raw6(SYS_ppoll, (long)&fd, 1, (long)&(struct timespec_raw){0, 0}, 0, 0, 0) > 0)
-            fail_stop(p);
-    }
+    raw4(SYS_futex, word, FUTEX_WAIT, while_equal, &timeout);
+    if (raw6(SYS_ppoll, (long)&fd, 1, (long)&(struct timespec_raw){0, 0}, 0, 0, 0) > 0)
+        fail_stop(p);
+}
+
+/* `where` of a record is written by the launcher while the loader runs, and longer where a working set comes first. */
+static void wait_for_index(struct pager *p)
+{
+    while (!index_seen(p))
+        pager_await(p, &p->ctl->index_ready, 0);
 }
 
 void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *counter)
@@ -280,6 +286,8 @@ static int eager_one(struct pager *p)
             pager_bring(p, p->eager_next, 0, &p->counters->eager_pages);
             return 1;
         }
+    if (shared_eager_one(p, p->ctl->fill == WR_FILL_BEFORE))
+        return 1;
     if (p->ctl->fill == WR_FILL_BEFORE) {
         wait_for_index(p);
         if (fill_own(p))
@@ -347,6 +355,7 @@ static int fill_any(struct pager *p)
 static void run_out(struct pager *p)
 {
     ahead_stop(p);
+    shared_finish(p);
     raw1(SYS_close, WR_PAGER_UFFD);
     __atomic_store_n(&p->ctl->loaded, 1, __ATOMIC_SEQ_CST);
     pager_say(WR_MESSAGE_LOADED, 0, 0, 0, -1);
@@ -360,6 +369,7 @@ static _Noreturn void finish(struct pager *p)
 
     if (p->target_gone) {
         poison_space(p, &p->spaces[0]);
+        shared_poison(p);
         leave(0);
     }
     run_out(p);
@@ -391,7 +401,8 @@ static int told_alone(void)
 /* Looks at all fds at once; sleeps only when told to. */
 static void look(struct pager *p, int idle)
 {
-    struct pollfd fds[2 + SPACES_MAX];
+    struct pollfd fds[2 + 2 * SPACES_MAX], *shared_fds = &fds[2 + p->spaces_count];
+    const struct shared *shared = &p->shared;
     struct timespec_raw timeout = {0, idle ? CTL_LOOK_NS : 0};
     long ready;
 
@@ -403,11 +414,15 @@ static void look(struct pager *p, int idle)
     for (uint32_t s = 0; s < p->spaces_count; s++)
         fds[2 + s] = (struct pollfd){.fd = events_readable(p, &p->spaces[s]) ? p->spaces[s].uffd : -1,
                                      .events = POLLIN};
-    ready = raw6(SYS_ppoll, (long)fds, 2 + p->spaces_count, (long)&timeout, 0, 0, 0);
+    for (uint32_t s = 0; s < shared->spaces_count; s++)
+        shared_fds[s] = (struct pollfd){.fd = shared->spaces[s].uffd, .events = POLLIN};
+    ready = raw6(SYS_ppoll, (long)fds, 2 + p->spaces_count + shared->spaces_count, (long)&timeout, 0, 0, 0);
     if (ready == 0 && idle && p->resumed && !p->target_gone && !p->stuck)
         ask_if_alone(p);
-    if (ready == 0 && idle)
+    if (ready == 0 && idle) {
         events_reap(p);
+        shared_reap(p);
+    }
     if (ready <= 0)
         return;
     if (fds[0].revents & (POLLHUP | POLLERR))
@@ -417,6 +432,9 @@ static void look(struct pager *p, int idle)
     for (uint32_t s = 0; s < p->spaces_count; s++)
         if (fds[2 + s].revents && p->spaces[s].uffd == fds[2 + s].fd)
             events_read(p, &p->spaces[s]);
+    for (uint32_t s = 0; s < shared->spaces_count; s++)
+        if (shared_fds[s].revents && shared->spaces[s].uffd == shared_fds[s].fd)
+            shared_read(p, &shared->spaces[s]);
 }
 
 /* One step of work; 0 when there is none. */
@@ -432,12 +450,13 @@ static int work(struct pager *p)
         return 1;
     if (p->spaces[0].missing && chunk_populate_one(p))
         return 1;
-    return fill_any(p);
+    return fill_any(p) || shared_fill_one(p);
 }
 
-static int complete(const struct pager *p)
+static int complete(struct pager *p)
 {
-    return p->resumed && p->spaces_used == 1 && (!p->spaces[0].missing || p->target_gone);
+    return p->resumed && p->spaces_used == 1 && (!p->spaces[0].missing || p->target_gone) &&
+           shared_complete(p);
 }
 
 /* The masks, views and descriptions of all spaces are cut from the pool. */
@@ -466,7 +485,7 @@ static void init_spaces(struct pager *p, uint8_t *pool, uint64_t pool_bytes)
     p->spaces_used = 1;
     p->spaces[0].uffd = WR_PAGER_UFFD;
     space_init(&p->spaces[0], p->segments, p->process->segments_count);
-    p->counters->total_pages = p->spaces[0].missing;
+    p->counters->total_pages += p->spaces[0].missing;
 }
 
 _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
@@ -488,6 +507,7 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
     p->buffer = (uint8_t *)rt->pool + pager_bytes;
     pager_bytes += WR_CHUNK_BYTES;
     pager_bytes += ahead_init(p, (uint8_t *)rt->pool + pager_bytes);
+    pager_bytes += shared_init(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     init_spaces(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     if (chunk_init(p) != 0)
         pager_lost(WR_LOST_POOL, -ENOMEM);

@@ -7,6 +7,8 @@
  *   install.c  pages from memory into a space: MOVE, COPY, ZEROPAGE, POISON, and what each errno means
  *   events.c   what the kernel tells: faults, forks, moved and dropped ranges
  *   fault.c    one fault, from the queue to its answer
+ *   shared.c   shared memory, which the pagers of a tree bring together
+ *   shared_events.c   what the kernel tells of it
  *   hot.c      the working set of earlier restores, block by block
  *   trace.c    what happened, in memory shared with the launcher
  *   pager.c    the loop: faults first, then what must be there before resume, then the rest
@@ -36,6 +38,7 @@ struct fault {
     uint64_t tsc;   /* when its message was read */
     uint32_t space; /* index in spaces */
     uint32_t tid;
+    struct space *shared; /* instead of spaces[space]: of shared memory */
 };
 
 /* A chunk in memory, decoded: its stored pages in order. */
@@ -43,6 +46,32 @@ struct decoded {
     uint64_t record;
     uint8_t *pages;
     int staged; /* 1: in the staging VMA, pages may be moved out of it */
+};
+
+/* All of one piece of shared memory that this process has. */
+struct window {
+    uint64_t start;
+    uint64_t end;
+    uint64_t first; /* records [first, last) lie in it */
+    uint64_t last;
+    uint64_t next;  /* no record below is needed any more */
+    uint64_t claim; /* those below are taken on by somebody */
+    int held;       /* 0: nobody sees it any more; it is unmapped */
+};
+
+struct shared {
+    struct wr_shared *common; /* NULL without shared memory that comes lazily */
+    const struct wr_record *records;
+    uint16_t *need; /* one mask a record, shared by all pagers; bits are cleared under common->lock */
+    uint8_t *taken; /* one a record: some pager's fill has taken it on */
+    uint64_t records_count;
+    struct window *windows; /* sorted */
+    uint32_t windows_count;
+    struct space *spaces; /* [0] is the process's own; without records, views only */
+    uint32_t spaces_count;
+    uint32_t spaces_used;
+    struct space window; /* its userfaultfd is that of the windows */
+    uint8_t *buffer;     /* WR_CHUNK_BYTES; the pager's own one may be in use when an event is read */
 };
 
 /* What one thread needs to turn frames into pages. */
@@ -96,6 +125,8 @@ struct pager {
     uint32_t slot_next; /* the oldest ready one, taken next */
     uint8_t *buffer;    /* WR_CHUNK_BYTES, always populated: decoded here, pages are copied out */
 
+    struct shared shared;
+
     struct decoder decoder;
     struct ahead ahead;
     uint64_t eager_next; /* first record that may still be eager */
@@ -119,6 +150,7 @@ struct pager {
     uint32_t stuck; /* turns in which nothing could be done for want of spaces */
     int eager_done;
     int resumed;     /* ctl.go was seen set: from here on nobody writes through file-private views */
+    int failing;     /* the launcher is gone: nobody answers, nobody else can be waited for */
     int target_gone; /* the process has ended or executed another program */
 };
 
@@ -137,11 +169,17 @@ int chunk_populate_one(struct pager *p);
 /* Where page `page` of the record's window lies in the decoded bytes. It must be in the record's mask. */
 uint8_t *chunk_page(const struct pager *p, const struct decoded *decoded, uint32_t page);
 
+/* The same by the record's mask. */
+uint8_t *chunk_place(uint16_t mask, uint8_t *pages, uint32_t page);
+
 /* 0, or -ENOMEM when `memory` is too small for zstd. */
 int decoder_init(const struct pager *p, struct decoder *decoder);
 
 /* Reads and decodes record `index` to `pages` (WR_CHUNK_BYTES). Errors as chunk_decode. */
 int decoder_run(struct pager *p, struct decoder *decoder, uint64_t index, uint8_t *pages);
+
+/* The same for any record, wherever its index lies. */
+int decoder_decode(struct pager *p, struct decoder *decoder, const struct wr_record *record, uint8_t *pages);
 
 /* ---- ahead.c ---- */
 
@@ -192,6 +230,9 @@ void trace_end(struct pager *p, uint32_t path);
 
 /* ---- install.c ---- */
 
+/* UFFDIO_COPY: bytes done, or -errno if none. */
+long install_copy(const struct space *space, uint64_t to, const uint8_t *from, uint64_t bytes);
+
 /* All pages of `decoded` that the space still needs. 0; -EAGAIN: events must be read first; -ESRCH: the space's mm is gone. */
 int install_chunk(struct pager *p, struct space *space, const struct decoded *decoded, uint64_t *installed);
 
@@ -209,7 +250,62 @@ int install_gone(const struct pager *p, const struct space *space);
 
 void install_wake(const struct space *space, uint64_t addr, uint64_t bytes);
 
+/* ---- shared.c ---- */
+
+/* Cuts what it needs from zeroed `pool`; gives the bytes used. */
+uint64_t shared_init(struct pager *p, uint8_t *pool, uint64_t pool_bytes);
+
+/* Brings one record that must be there before resume, with `all` any; 0 when there is none. */
+int shared_eager_one(struct pager *p, int all);
+
+/* Brings one record that is left; 0 when there is none. */
+int shared_fill_one(struct pager *p);
+
+/* Answers a fault of shared memory. */
+void shared_fault(struct pager *p, const struct fault *fault);
+
+/* Whether nothing is missing of what this process has a window on. */
+int shared_loaded(struct shared *shared);
+
+/* The same, or that nobody is left who could miss it. */
+int shared_complete(struct pager *p);
+
+/* There is room for one child more: if need be, all is brought, so that no child needs any. */
+void shared_make_room(struct pager *p);
+
+/* Unmaps the windows, once all is there. */
+void shared_finish(struct pager *p);
+
+/* Unmaps those of which neither the process nor a child sees any part any more. */
+void shared_drop_unseen(struct pager *p);
+
+void shared_lock(struct pager *p);
+void shared_unlock(struct pager *p);
+
+/* The first record at or above image address `addr`. */
+uint64_t shared_record_at(const struct shared *shared, uint64_t addr);
+
+/* The pages of a record that lie in [start, end). */
+uint16_t shared_pages_within(const struct wr_record *record, uint64_t start, uint64_t end);
+
+/* ---- shared_events.c ---- */
+
+/* Reads one message of the space: a fault is queued, an event applied. */
+void shared_read(struct pager *p, struct space *space);
+
+/* A space whose mm is gone, or which has all its pages. */
+void shared_release(struct pager *p, struct space *space);
+
+/* Poisons what the spaces lack. */
+void shared_poison(struct pager *p);
+
+/* Releases the children that have ended. */
+void shared_reap(struct pager *p);
+
 /* ---- events.c ---- */
+
+/* A fault that finds the queue full is woken instead: the thread faults again. */
+void events_queue(struct pager *p, struct space *space, const struct fault *fault);
 
 /* Whether a space may be read from: every message may be a fork, for which there must be room. Who is not read from
  * waits, the forking thread with it. */
@@ -218,7 +314,9 @@ int events_readable(const struct pager *p, const struct space *space);
 /* Reads what a space's userfaultfd has to say, if it may: faults are queued, events applied. */
 void events_read(struct pager *p, struct space *space);
 
-/* Waits a moment for events of the space, then reads them: after an -EAGAIN. 0 if it may not be read from. */
+/* Waits a moment for events, then reads them: after an -EAGAIN of the space. 0 if it may not be read from. Those of shared
+ * memory are read too: a fork has an event for each userfaultfd of the process, but sends the second one only when the
+ * first has been read (dup_userfaultfd_complete). */
 int events_settle(struct pager *p, struct space *space);
 
 uint32_t events_free_spaces(const struct pager *p);
@@ -230,6 +328,9 @@ void events_release(struct pager *p, struct space *space);
 void events_reap(struct pager *p);
 
 /* ---- pager.c ---- */
+
+/* Waits until the word is set by the launcher or by another pager; ends the program with the launcher. */
+void pager_await(struct pager *p, uint32_t *word, uint32_t while_equal);
 
 /* Decoded pages into every space that needs them. */
 void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *counter);

@@ -165,8 +165,8 @@ void space_init(struct space *space, const struct wr_segment *segments, uint32_t
                 (struct view){.start = s->start, .end = s->end, .image = s->start, .flags = s->flags};
     }
     for (uint64_t i = 0; i < space->records_count; i++) {
-        space->need[i] = space->records[i].mask;
-        space->missing += (uint64_t)__builtin_popcount(space->records[i].mask);
+        space->need[i] = space->records[i].flags & WR_RECORD_SHARED ? 0 : space->records[i].mask;
+        space->missing += (uint64_t)__builtin_popcount(space->need[i]);
     }
 }
 
@@ -234,6 +234,81 @@ uint64_t space_remap(struct space *space, uint64_t from, uint64_t to, uint64_t b
         space->moved = 1;
     }
     return forgotten;
+}
+
+uint64_t space_shown(const struct space *space, uint64_t addr)
+{
+    uint32_t i = view_at(space, addr);
+
+    if (i == space->views_count || space->views[i].start > addr)
+        return 0;
+    return space->views[i].image + (addr - space->views[i].start);
+}
+
+uint64_t space_below(const struct space *space, uint64_t addr)
+{
+    uint32_t i = view_at(space, addr);
+
+    return i ? space->views[i - 1].end : 0;
+}
+
+void space_grow(struct space *space, uint64_t addr)
+{
+    space->views[view_at(space, addr) - 1].end = (addr & ~(uint64_t)(WR_PAGE_BYTES - 1)) + WR_PAGE_BYTES;
+}
+
+/* Neighbours that show one piece become one view. */
+static void join(struct space *space)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 1; i < space->views_count; i++) {
+        struct view *last = &space->views[kept], *view = &space->views[i];
+
+        if (last->end == view->start && view_image_end(last) == view->image && last->flags == view->flags)
+            last->end = view->end;
+        else
+            space->views[++kept] = *view;
+    }
+    space->views_count = space->views_count ? kept + 1 : 0;
+}
+
+int space_duplicate(struct space *space, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    uint64_t at = from, end = from + (bytes ? bytes : WR_PAGE_BYTES);
+
+    if (!space_shown(space, from))
+        return 0;
+    space_unmap(space, to, to + (end - from));
+    while (at < end) {
+        uint32_t i = view_at(space, at);
+        struct view view;
+
+        if (i == space->views_count || space->views[i].start >= end)
+            break;
+        if (!space_has_room(space))
+            join(space);
+        if (!space_has_room(space))
+            return -1;
+        view = space->views[view_at(space, at)];
+        at = view.end;
+        if (view.start < from) {
+            view.image += from - view.start;
+            view.start = from;
+        }
+        view.end = (view.end < end ? view.end : end) - from + to;
+        view.start = view.start - from + to;
+        insert_view(space, view_at(space, view.start), view);
+    }
+    return 0;
+}
+
+int space_shows(const struct space *space, uint64_t start, uint64_t end)
+{
+    for (uint32_t i = 0; i < space->views_count; i++)
+        if (space->views[i].image < end && start < view_image_end(&space->views[i]))
+            return 1;
+    return 0;
 }
 
 int space_has_room(const struct space *space)

@@ -62,6 +62,23 @@ uint64_t space_unmap(struct space *space, uint64_t start, uint64_t end);
 /* The program moved [from, from + bytes) to `to`. Pages forgotten. Needs three spare views. */
 uint64_t space_remap(struct space *space, uint64_t from, uint64_t to, uint64_t bytes);
 
+/* Views of shared memory, in spaces without records: there every VMA that is watched begins with a view. */
+
+/* The image address that current address `addr` shows; 0 if none is known. */
+uint64_t space_shown(const struct space *space, uint64_t addr);
+
+/* The end of the nearest view below `addr`, 0 if there is none; and that this view reaches as far as the page of `addr`: a
+ * VMA that grows in place sends no event. */
+uint64_t space_below(const struct space *space, uint64_t addr);
+void space_grow(struct space *space, uint64_t addr);
+
+/* [from, from + bytes) is now seen at `to` as well: mremap(2) leaves the source in place with an old length of 0, of which
+ * the event tells no other length, or with MREMAP_DONTUNMAP; else its UNMAP follows. 0, or -1 without room. */
+int space_duplicate(struct space *space, uint64_t from, uint64_t to, uint64_t bytes);
+
+/* Whether some view shows a part of [start, end) of image addresses. */
+int space_shows(const struct space *space, uint64_t start, uint64_t end);
+
 /* Drops the views through which nothing is missing: every mremap of a part adds two, and none ever goes by itself. */
 void space_prune(struct space *space);
 

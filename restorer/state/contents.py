@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files without a name whose bytes travel in the image: unlinked ones, memfds, shared anonymous memory.
 
-Each is mapped shared, as a whole, at an address that is free in the image (its *window*) until the pager has
-written its pages there, before the program resumes. So they are chunks like any other memory, but none is
-lazy: a restore takes as long as it takes to bring them all.
+Each is mapped shared, as a whole, at an address that is free in the image (its *window*), where the pager
+puts its pages: before the program resumes, or lazily where lazyshared.py finds that this is safe.
 """
 
 from __future__ import annotations
@@ -77,13 +76,25 @@ class Contents:
 
     `lent` are pieces of shared memory among them that other processes of the tree map too, `borrowed` those
     that this one gets from another, with the ID of that one: each with the number of the fd that it is
-    handed over by. `lenders` is how many processes of the tree lend any.
+    handed over by. `lenders` is how many processes of the tree lend any. `lazy` are those that this process
+    maps and that come lazily, whoever brings them; their windows stay until they are loaded.
     """
 
     files: tuple[tuple[Content, int], ...]
     lent: tuple[tuple[Content, int], ...] = ()
     borrowed: tuple[tuple[Content, int, int], ...] = ()
     lenders: int = 0
+    lazy: tuple[tuple[Content, int], ...] = ()
+
+    @property
+    def eager(self) -> tuple[tuple[Content, int], ...]:
+        """Those of `files` that are there before resume."""
+        return tuple(pair for pair in self.files if pair not in self.lazy)
+
+    @property
+    def windows(self) -> dict[Content, int]:
+        """Where each of those that this process brings or maps lazily has its window."""
+        return dict((*self.files, *self.lazy))
 
 
 NO_CONTENTS = Contents(())
@@ -174,12 +185,14 @@ def place(found: Iterable[Content], used: Iterable[tuple[int, int]]) -> Contents
 
 def divide(
     found: Sequence[Sequence[Content]],
-    used: Sequence[Iterable[tuple[int, int]]],
+    used: Sequence[Sequence[tuple[int, int]]],
     pids: Sequence[int],
     first_fd: int,
+    lazy: Sequence[tuple[Content, int]] = (),
 ) -> list[Contents]:
     """For a tree: each is brought by the first process that has it. `found`, `used` and `pids` are by
-    process; memory is handed over by fds from `first_fd` on, see `exchanged`. Raises Refused as `place`.
+    process; memory is handed over by fds from `first_fd` on, see `exchanged`. `lazy` are those that come
+    lazily, with their windows. Raises Refused as `place`.
     """
     owner: dict[Content, int] = {}
     for process, files in enumerate(found):
@@ -187,13 +200,19 @@ def divide(
             owner.setdefault(content, process)
     numbers = dict(zip(exchanged(found), range(first_fd, first_fd + len(owner)), strict=False))
     lenders = {owner[content] for content in numbers}
+    later = dict(lazy)
     divided: list[Contents] = []
     for process, files in enumerate(found):
-        own = place((content for content in files if owner[content] == process), used[process])
+        mine = [content for content in dict.fromkeys(files) if owner[content] == process]
+        taken = [(start, start + content.mapped_bytes) for content, start in lazy]
+        own = place((content for content in mine if content not in later), [*used[process], *taken])
+        brought = (*own.files, *((content, later[content]) for content in mine if content in later))
         divided.append(
             replace(
                 own,
-                lent=tuple((one, numbers[one]) for one, _ in own.files if one in numbers),
+                files=brought,
+                lazy=tuple((one, later[one]) for one in dict.fromkeys(files) if one in later),
+                lent=tuple((one, numbers[one]) for one, _ in brought if one in numbers),
                 borrowed=tuple(
                     (one, numbers[one], pids[owner[one]])
                     for one in dict.fromkeys(files)
@@ -211,9 +230,11 @@ def exchanged(found: Sequence[Sequence[Content]]) -> list[Content]:
     return [content for content, count in several.items() if count > 1 and content.kind == SHARED]
 
 
-def windows(state: Contents) -> Iterator[tuple[int, int, bytes]]:
-    """(address, mask, packed pages) of each 64 KiB that holds something else than zeros, by address."""
-    for content, start in state.files:
+def chunks(files: Iterable[tuple[Content, int]]) -> Iterator[tuple[int, int, bytes]]:
+    """(address, mask, packed pages) of each 64 KiB that holds something else than zeros, by address: of those
+    with these windows.
+    """
+    for content, start in sorted(files, key=lambda pair: pair[1]):
         if content.extents:
             fd = os.open(content.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -248,7 +269,7 @@ def segments(state: Contents) -> tuple[Segment, ...]:
     """The windows as the pager must know them."""
     return tuple(
         Segment(start, start + content.mapped_bytes, SegmentFlag.WRITE, _READ_WRITE)
-        for content, start in state.files
+        for content, start in state.eager
         if start
     )
 
@@ -273,6 +294,12 @@ def emit(state: Contents, image: Image) -> None:
         _emit_lend(state, image)
     if state.borrowed:
         _emit_borrow(state, image)
+    for content, start in state.lazy:
+        if (content, start) not in state.files:
+            with image.about(str(content)):
+                fd = image.own[content] if content.kind == SHARED else image.opened[content]
+                flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
+                image.main.syscall(NR.mmap, start, content.mapped_bytes, _READ_WRITE, flags, fd, 0)
 
 
 def _emit_lend(state: Contents, image: Image) -> None:
@@ -375,7 +402,7 @@ def emit_late(state: Contents, image: Image) -> None:
     program.wait(CTL.eager_done)
     for content, start in state.files:
         with image.about(str(content)):
-            if start:
+            if start and (content, start) not in state.lazy:
                 program.syscall(NR.munmap, start, content.mapped_bytes)
             if content.segment is not None:
                 sysvshm.emit_late(content.segment, image)

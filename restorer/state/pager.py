@@ -14,6 +14,7 @@ import struct
 from restorer import wire
 from restorer.program import CTL, SLOT, Image, Program, Slot, exactly
 from restorer.state import channel, credentials, seccomp, threads
+from restorer.state.userfault import Userfaults
 from restorer.syscalls import NR
 
 _CLONE_VM, _CLONE_PIDFD, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x1000, 0x8000, 0x80000
@@ -117,14 +118,21 @@ def _emit_midwife(image: Image) -> None:
     image.main.syscall(NR.wait4, pid, 0, _WALL, 0)
 
 
-def emit(state: credentials.Credentials, uffd: Slot, image: Image) -> None:
+def emit(state: credentials.Credentials, uffds: Userfaults, image: Image) -> None:
     """What the pager does before it serves."""
     program = image.pager
-    fds = ((uffd, wire.PagerFd.UFFD), (SLOT.data_fd, wire.PagerFd.DATA))
+    fds: list[tuple[Slot, int]] = [
+        (uffds.private, wire.PagerFd.UFFD),
+        (SLOT.data_fd, wire.PagerFd.DATA),
+        (SLOT.channel, wire.PagerFd.CHANNEL),
+        (SLOT.pidfd, wire.PagerFd.PIDFD),
+    ]
+    if uffds.shared is not None and uffds.windows is not None:
+        fds += [(uffds.shared, wire.PagerFd.SHARED), (uffds.windows, wire.PagerFd.WINDOW)]
     with image.about("the pager"):
-        for source, target in (*fds, (SLOT.channel, wire.PagerFd.CHANNEL), (SLOT.pidfd, wire.PagerFd.PIDFD)):
+        for source, target in fds:
             program.syscall(NR.dup3, source, target, 0)
-        program.syscall(NR.close_range, wire.PagerFd.FDS, _CLOSE_ALL_ABOVE, 0)
+        program.syscall(NR.close_range, len(fds), _CLOSE_ALL_ABOVE, 0)
         program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
         program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
         # Out of the process group: it would keep the group alive, and be meant by signals to it.

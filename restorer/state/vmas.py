@@ -221,7 +221,7 @@ def emit_clear(image: Image) -> None:
 
 def emit(state: Vmas, image: Image, carried: Contents = NO_CONTENTS) -> None:
     """Maps every VMA, without contents; `carried` are the files without a name that some of them show."""
-    places = dict(carried.files)
+    places = carried.windows
     for mapping in state.mappings:
         with image.about(f"memory at {mapping.vma}"):
             _emit_map(mapping, 0 if mapping.content is None else places.get(mapping.content, 0), image)

@@ -13,21 +13,23 @@ SIZES = {
     "wr_object": 8,
     "wr_program": 16,
     "wr_process": 184,
-    "wr_segment": 24,
+    "wr_segment": 32,
     "wr_header": 120,
     "wr_port": 8,
     "wr_terminal": 60,
     "wr_record": 32,
     "wr_failure": 24,
     "wr_counters": 136,
-    "wr_ctl": 200,
-    "wr_runtime": 192,
+    "wr_ctl": 2256,
+    "wr_runtime": 216,
     "wr_hot": 32,
     "wr_hot_block": 24,
     "wr_recording": 24,
     "wr_use": 8,
     "wr_fault": 56,
     "wr_message": 32,
+    "wr_shared": 8,
+    "wr_call": 32,
 }
 
 OFFSETS = {
@@ -51,6 +53,9 @@ OFFSETS = {
     ("wr_ctl", "failure"): 32,
     ("wr_ctl", "counters"): 56,
     ("wr_ctl", "suspended"): 192,
+    ("wr_ctl", "calls"): 200,
+    ("wr_segment", "image"): 16,
+    ("wr_segment", "flags"): 24,
 }
 
 NUMBERS = {
@@ -67,7 +72,7 @@ NUMBERS = {
     "WR_SLOT_CTL": 25,
     "WR_RECORD_EAGER": 1,
     "WR_SEGMENT_HUGE": 8,
-    "WR_PAGER_FDS": 4,
+    "WR_PAGER_FDS": 6,
     "WR_MESSAGE_LOST": 6,
 }
 
