@@ -14,8 +14,7 @@ class Choices:
 
     `tcp_close`: TCP connections are taken as connections the peer has reset; with a `firewall`, which blocks
     them, as they are. `ext_unix`: unix sockets are connected anew to names outside, those accepted from
-    outside are closed. `skip_in_flight`: what waits where nobody can read it, is lost: connections that were
-    not accepted yet.
+    outside are closed. `skip_in_flight`: what waits to be accepted or read, and cannot be kept, is lost.
     """
 
     tcp_close: bool = False

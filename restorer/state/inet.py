@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP and UDP sockets: unbound, bound, listening, connected UDP, TCP connections.
+"""TCP, UDP, raw and ping sockets: unbound, bound, listening, connected datagrams, TCP connections.
 
 Connections are refused, or come back reset by the peer, as if the network had failed (tcp_close), or come
 back (given a firewall: tcp.py). Those that are just being made are begun again, from the same port.
 Connections in an accept queue which the program has not taken have no fd to read them by: they are refused,
-or reset on demand. Datagrams which the program
-has not read are lost, as the network may lose them.
+or reset on demand.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from dataclasses import dataclass
 
 from restorer.firewall import Firewall, Flow
 from restorer.program import Data, Image, Slot, exactly, ok_or
-from restorer.state import multicast, sockdiag, sockopts, tcp
+from restorer.state import inetkinds, multicast, sockdiag, sockopts, tcp, udpqueues
 from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.state.sockopts import SO_LINGER, SO_REUSEADDR, SOL_SOCKET, Option
+from restorer.state.udpqueues import Datagram
 from restorer.syscalls import NR
 
-_MPTCP = 262
 _TCP_INFO = 11
 _TCP_SYN_SENT, _TCP_CLOSE = 2, 7
 _SOMAXCONN = 4096
@@ -62,6 +61,7 @@ class InetSocket:
     connection: tcp.Connection | None = None
     flow: Flow | None = None
     unread: bytes = b""
+    datagrams: tuple[Datagram, ...] = ()
     kind: str = "inet"
 
     @property
@@ -75,9 +75,10 @@ def capture(descriptor: Descriptor, sock: socket.socket, choices: Choices) -> In
     becomes of them; a firewall then blocks them.
     """
     protocol = sock.getsockopt(SOL_SOCKET, socket.SO_PROTOCOL)
-    name = _supported(descriptor, sock, protocol)
+    name = inetkinds.check(descriptor, sock, protocol)
     sockopts.check_filter(descriptor, sock, name)
-    local, remote = _address(sock.getsockname()), _remote(sock)
+    local = _address(sock.getsockname())
+    remote = _remote(sock) or inetkinds.portless_peer(name, sock.family, descriptor.stat.st_ino)
     state = _state(sock, protocol, local, remote)
     over = state in _OVER
     if state == "connecting":
@@ -111,6 +112,7 @@ def capture(descriptor: Descriptor, sock: socket.socket, choices: Choices) -> In
         options=(*_options(sock, protocol, state), *_groups(descriptor, sock)),
         flags=descriptor.kept_flags,
         unread=_unread(sock) if over else b"",
+        datagrams=() if name == "TCP" else udpqueues.capture(descriptor, sock, protocol, choices),
     )
 
 
@@ -148,17 +150,7 @@ def _options(sock: socket.socket, protocol: int, state: str) -> tuple[Option, ..
 
 
 def _groups(descriptor: Descriptor, sock: socket.socket) -> tuple[Option, ...]:
-    return multicast.capture(descriptor, sock) if sock.type == socket.SOCK_DGRAM else ()
-
-
-def _supported(descriptor: Descriptor, sock: socket.socket, protocol: int) -> str:
-    if sock.type == socket.SOCK_STREAM and protocol in (socket.IPPROTO_TCP, _MPTCP):
-        return "TCP"
-    if sock.type == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP:
-        return "UDP"
-    raise descriptor.refused(
-        f"inet socket of type {int(sock.type)}, protocol {protocol} cannot be checkpointed"
-    )
+    return multicast.capture(descriptor, sock) if sock.type != socket.SOCK_STREAM else ()
 
 
 def _state(sock: socket.socket, protocol: int, local: tuple[str, int, int] | None, remote: object) -> str:
@@ -224,7 +216,7 @@ def _text(address: tuple[str, int, int] | None) -> str:
 
 def describe(state: InetSocket) -> str:
     """A few words for messages: "TCP 0.0.0.0:8080, listening"."""
-    name = "TCP" if state.type == socket.SOCK_STREAM else "UDP"
+    name = inetkinds.name_of(state.type, state.protocol)
     return f"{name} {_text(state.local)}, {state.state}" if state.local else f"{name} socket, {state.state}"
 
 
@@ -251,6 +243,7 @@ def emit(state: InetSocket, image: Image, opener: Opener, about: str) -> Slot:
             return fd
         if state.local:
             _emit_bind(state, state.local, fd, image)
+            udpqueues.emit(state.datagrams, state.local[1], image, opener)
         if state.remote and state.state == "connected":
             address = image.data(pack(state.family, state.remote))
             image.shared.syscall(NR.connect, fd, address, len(pack(state.family, state.remote)))
@@ -295,7 +288,9 @@ def _hint(state: InetSocket) -> str:
 def _emit_bind(state: InetSocket, local: tuple[str, int, int], fd: Slot, image: Image) -> None:
     packed = pack(state.family, local)
     address = image.data(packed)
-    image.port(address + 2, socket.IPPROTO_TCP if state.type == socket.SOCK_STREAM else socket.IPPROTO_UDP)
+    if state.type != socket.SOCK_RAW:
+        protocol = socket.IPPROTO_TCP if state.type == socket.SOCK_STREAM else socket.IPPROTO_UDP
+        image.port(address + 2, protocol)
     reuse = bool(sockopts.number_of(state.options, SO_REUSEADDR))
     stream = state.type == socket.SOCK_STREAM
     if stream and not reuse:

@@ -76,6 +76,24 @@ def refusal(child: subprocess.Popen[str], check: Callable[[Tracee], object]) -> 
 
 
 FDS = {
+    "datagrams of a group": (
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(1, 15, 1)\n"
+        "s.bind(('127.0.0.1', 0)); s.sendto(b'x', s.getsockname())",
+        r"fd \d+: unread datagrams of a group.*--skip-in-flight",
+    ),
+    "datagrams for many": (
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(1, 6, 1); s.bind(('', 0))\n"
+        "s.sendto(b'x', ('127.255.255.255', s.getsockname()[1]))",
+        r"fd \d+: unread datagrams that were sent to many.*--skip-in-flight",
+    ),
+    "raw queue": (
+        "s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253); s.sendto(b'x', ('127.0.0.1', 0))",
+        r"fd \d+: unread datagrams of this kind.*--skip-in-flight",
+    ),
+    "corked datagram": (
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(17, 1, 1)",
+        r"fd \d+: UDP socket with half a datagram",
+    ),
     "inotify events": (
         "c = ctypes.CDLL(None); c.inotify_add_watch(c.inotify_init(), b'.', 0x100); open('a', 'w')",
         r"fd \d+: inotify has 32 bytes of events that were not read",
