@@ -20,17 +20,22 @@ from restorer.tracee import Tracee
 
 Anonymous: TypeAlias = Epoll | EventFd | Inotify | SignalFd | TimerFd
 
-# In words for a user.
-_WORDS = {
-    "[io_uring]": "io_uring",
-    "[fanotify]": "fanotify",
-    "[userfaultfd]": "userfaultfd",
-    "[perf_event]": "perf event",
-    "bpf-map": "BPF map",
-    "bpf-prog": "BPF program",
-    "bpf_link": "BPF link",
-    "seccomp notify": "seccomp listener",
-    "[landlock-ruleset]": "Landlock ruleset",
+# In words for a user, and the way out. Their state is in the kernel, and no call tells it.
+_CLOSE = "close it first"
+_PROFILER, _MACHINE = "stop the profiler first", "shut the virtual machine down first"
+_REFUSED = {
+    "[io_uring]": ("io_uring", IO_URING_HINT),
+    "[fanotify]": ("fanotify", "close it first; inotify can be checkpointed"),
+    "[userfaultfd]": ("userfaultfd", "let the program load its memory, and close it first"),
+    "[perf_event]": ("perf event", _PROFILER),
+    "bpf-map": ("BPF map", _CLOSE),
+    "bpf-prog": ("BPF program", _CLOSE),
+    "bpf_link": ("BPF link", _CLOSE),
+    "seccomp notify": ("seccomp listener", "end the processes that it listens to first"),
+    "[landlock-ruleset]": ("Landlock ruleset", _CLOSE),
+    "kvm-vm": ("virtual machine", _MACHINE),
+    "kvm-vcpu": ("virtual CPU", _MACHINE),
+    "sync_file": ("GPU fence", "end what uses the GPU first"),
 }
 
 
@@ -53,8 +58,8 @@ def capture(
         return signalfds.capture(descriptor)
     if label == "[timerfd]":
         return timerfds.capture(tracee, descriptor)
-    what = _WORDS.get(label, label.partition(":")[0])
-    hint = IO_URING_HINT if what == "io_uring" else "close it first"
+    kind = label.partition(":")[0]
+    what, hint = _REFUSED.get(label) or _REFUSED.get(kind) or (kind, _CLOSE)
     raise descriptor.refused(f"{what} cannot be checkpointed", hint)
 
 

@@ -18,6 +18,20 @@ from restorer.syscalls import NR
 
 # Stateless: whoever opens them anew gets the same thing.
 _DEVICES = {(1, 3): "null", (1, 5): "zero", (1, 7): "full", (1, 8): "random", (1, 9): "urandom"}
+# By major number, and by both: what it is, and the way out. What they are about is in a driver.
+_MACHINE, _GPU = "shut the virtual machine down first", "end what uses the GPU first, or run it on the CPU"
+_DRIVERS = {
+    (226, None): ("GPU", _GPU),
+    (195, None): ("GPU", _GPU),
+    (116, None): ("sound device", "close it first"),
+    (13, None): ("input device", "close it first"),
+    (10, 200): ("tunnel device", "take the tunnel down first"),
+    (10, 229): ("FUSE connection", "unmount the file system that the process serves first"),
+    (10, 232): ("KVM", _MACHINE),
+    (10, 235): ("autofs control", "stop the automounter first"),
+    (10, 238): ("vhost device", _MACHINE),
+    (10, 241): ("vhost device", _MACHINE),
+}
 # Their files are views of the kernel, with sizes and times that mean nothing.
 _VIEWS = frozenset(
     {"proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "devpts", "configfs"}
@@ -60,7 +74,11 @@ def capture(descriptor: Descriptor) -> File:
 
 def _refuse_special(descriptor: Descriptor) -> None:
     if descriptor.link.startswith("/secretmem"):
-        raise descriptor.refused("memfd_secret cannot be checkpointed")
+        raise descriptor.refused(
+            "memfd_secret cannot be checkpointed: nobody else can read it", "close it first"
+        )
+    if descriptor.link.startswith("/dmabuf:"):
+        raise descriptor.refused("DMA buffer cannot be checkpointed: a device has it", _GPU)
 
 
 def has_no_name(descriptor: Descriptor) -> bool:
@@ -90,9 +108,17 @@ def _type(descriptor: Descriptor) -> str:
         return "directory"
     if stat.S_ISCHR(mode) and (os.major(rdev), os.minor(rdev)) in _DEVICES:
         return "device"
-    what = "block device" if stat.S_ISBLK(mode) else "device" if stat.S_ISCHR(mode) else "special file"
+    what, hint = _described(mode, rdev)
     number = f" {os.major(rdev)}:{os.minor(rdev)}" if rdev else ""
-    raise descriptor.refused(f"{what} {descriptor.link}{number} cannot be checkpointed", "close it first")
+    raise descriptor.refused(f"{what} {descriptor.link}{number} cannot be checkpointed", hint)
+
+
+def _described(mode: int, rdev: int) -> tuple[str, str]:
+    """What it is in words, and the way out."""
+    if not stat.S_ISCHR(mode):
+        return ("block device" if stat.S_ISBLK(mode) else "special file"), "close it first"
+    major, minor = os.major(rdev), os.minor(rdev)
+    return _DRIVERS.get((major, minor)) or _DRIVERS.get((major, None)) or ("device", "close it first")
 
 
 @functools.cache

@@ -7,6 +7,7 @@ The targets are children of the test: ptrace of a child needs no privilege, pidf
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import subprocess
@@ -254,6 +255,62 @@ def capture_fds(tracee: Tracee) -> object:
 def test_fds(start: Start, what: str) -> None:
     code, message = FDS[what]
     assert re.search(message, refusal(start(code), capture_fds))
+
+
+# An expression that opens it, where this machine has it, and what the refusal says.
+_SYSCALL = "ctypes.CDLL(None, use_errno=True).syscall"
+KERNELS = {
+    "memfd_secret": (f"{_SYSCALL}(447, 0)", "memfd_secret cannot be checkpointed: nobody else can read it"),
+    "fanotify": (f"{_SYSCALL}(300, 0, 0)", "fanotify cannot be checkpointed; .*inotify can"),
+    "userfaultfd": (f"{_SYSCALL}(323, 1)", "userfaultfd cannot be checkpointed; let the program load"),
+    "perf event": (
+        f"{_SYSCALL}(298, (ctypes.c_uint32 * 34)(1, 128, 0), 0, -1, -1, 0)",
+        "perf event cannot be checkpointed; stop the profiler",
+    ),
+    "BPF map": (
+        f"{_SYSCALL}(321, 0, (ctypes.c_uint32 * 18)(2, 4, 4, 1), 72)",
+        "BPF map cannot be checkpointed; close it",
+    ),
+    "Landlock": (
+        f"{_SYSCALL}(444, (ctypes.c_uint64 * 1)(1), ctypes.c_size_t(8), 0)",
+        "Landlock ruleset cannot be checkpointed; close it",
+    ),
+    "tunnel": (
+        "os.open('/dev/net/tun', os.O_RDWR)",
+        "tunnel device /dev/net/tun 10:200 cannot be checkpointed; take the tunnel down",
+    ),
+    "FUSE": (
+        "os.open('/dev/fuse', os.O_RDWR)",
+        "FUSE connection /dev/fuse 10:229 cannot be checkpointed; unmount",
+    ),
+    "KVM": ("os.open('/dev/kvm', os.O_RDWR)", "KVM /dev/kvm 10:232 cannot be checkpointed; shut the"),
+    "virtual machine": (
+        "fcntl.ioctl(os.open('/dev/kvm', os.O_RDWR), 0xAE01)",
+        "virtual machine cannot be checkpointed; shut the",
+    ),
+    "vhost": ("os.open('/dev/vhost-net', os.O_RDWR)", "vhost device /dev/vhost-net 10:238 cannot be"),
+    "autofs": ("os.open('/dev/autofs', os.O_RDWR)", "autofs control /dev/autofs 10:235 cannot be"),
+    "GPU": ("os.open('/dev/dri/renderD128', os.O_RDWR)", "GPU /dev/dri/renderD128 226:128 cannot be"),
+    "nvidia": ("os.open('/dev/nvidiactl', os.O_RDWR)", "GPU /dev/nvidiactl 195:255 cannot be"),
+}
+
+
+@pytest.mark.parametrize("what", KERNELS)
+def test_what_is_in_the_kernel(start: Start, what: str) -> None:
+    opening, message = KERNELS[what]
+    try:
+        fd = eval(opening, {"ctypes": ctypes, "os": os, "fcntl": fcntl})
+    except OSError as error:
+        pytest.skip(f"{what}: {error.strerror}")
+    if fd < 0:
+        pytest.skip(f"{what}: {os.strerror(ctypes.get_errno())}")
+    os.close(fd)
+    assert re.search(rf"fd \d+: {message}", refusal(start(f"f = {opening}"), capture_fds))
+
+
+def test_asynchronous_io(start: Start) -> None:
+    child = start("c = ctypes.c_void_p(); assert ctypes.CDLL(None).syscall(206, 8, ctypes.byref(c)) == 0")
+    assert "an asynchronous I/O context" in refusal(child, vmas.capture)
 
 
 def test_console(start: Start) -> None:
