@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ __all__ = [
     "command_text",
     "count_text",
     "document",
+    "line_width",
     "ratio_text",
     "table",
     "time_text",
@@ -50,6 +52,11 @@ def ratio_text(raw_bytes: int, stored_bytes: int) -> str:
 def time_text(created: float) -> str:
     """Seconds since the epoch as local time, to the second; an ISO 8601 text as it is read by people."""
     return datetime.fromtimestamp(created, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def line_width(stream: TextIO | None = None) -> int:
+    """Characters in a line of the terminal that stdout is; without one a line may be as long as it likes."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else sys.maxsize
 
 
 def command_text(argv: Sequence[str], limit: int = 40) -> str:
@@ -86,9 +93,10 @@ class Node:
         return child
 
 
-def tree(node: Node) -> str:
-    """The tree with lines drawn between a node and its children."""
-    return "\n".join([node.text, *_branches(node, "")])
+def tree(node: Node, width: int = sys.maxsize) -> str:
+    """The tree with lines drawn between a node and its children, each cut to `width` characters."""
+    lines = [node.text, *_branches(node, "")]
+    return "\n".join(line if len(line) <= width else f"{line[: width - 3]}..." for line in lines)
 
 
 def _branches(node: Node, indent: str) -> list[str]:

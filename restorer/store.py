@@ -309,9 +309,16 @@ class Store:
         """The packed pages of one chunk. Raises StoreDamaged."""
         return self._frame("chunks", seq, check, CHUNK_BYTES, f"chunk {seq}")
 
-    def images(self) -> list[ImageInfo]:
-        """All images, sorted by name. Raises StoreDamaged, naming the image that cannot be read."""
-        return [self.info(name, ref) for name, ref in self.refs().items()]
+    def images(self) -> tuple[list[ImageInfo], dict[str, StoreError]]:
+        """All images, sorted by name, and why others cannot be read: damaged, or of another format."""
+        found: list[ImageInfo] = []
+        unreadable: dict[str, StoreError] = {}
+        for name, ref in self.refs().items():
+            try:
+                found.append(self.info(name, ref))
+            except StoreError as error:
+                unreadable[name] = error
+        return found, unreadable
 
     def info(self, name: str, ref: Ref | None = None) -> ImageInfo:
         """What `list` and `show` tell of one image. Raises ImageNotFound, StoreDamaged."""

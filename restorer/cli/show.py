@@ -21,7 +21,7 @@ def command(name: NameArgument, json: JsonOption = False, store: StoreOption = N
     if json:
         print(report.document("show", {field: getattr(image, field) for field in _FIELDS}))
     else:
-        print(report.tree(image_tree(image)))
+        print(report.tree(image_tree(image), report.line_width()))
 
 
 def image_tree(image: ImageInfo) -> report.Node:

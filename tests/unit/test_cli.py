@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from restorer import __version__, report
+from restorer.cli import list as list_images
 from restorer.cli import show
 from restorer.cli.app import COMMANDS
 from restorer.model import ImageInfo
@@ -157,10 +158,23 @@ def test_an_empty_store(store: Path) -> None:
         _restorer("list", RESTORER_STORE=str(store)).stdout == "NAME  PID  COMMAND  MEMORY  SIZE  CREATED\n"
     )
     listed = json.loads(_restorer("--store", store, "--json", "list").stdout)
-    assert listed == {"schema": "restorer.list/1", "store": str(store), "images": []}
+    assert listed == {"schema": "restorer.list/1", "store": str(store), "images": [], "unreadable": []}
     verified = json.loads(_restorer("verify", "--json", "--store", store).stdout)
     assert verified["ok"] and verified["schema"] == "restorer.verify/1"
     assert json.loads(_restorer("gc", "--json", "--store", store).stdout)["chunks"] == 0
+
+
+def test_list_fits_the_terminal() -> None:
+    images = [
+        ImageInfo(name, 1, 0.0, 4711, "/usr/bin/server --with a-long-list-of-options", 1 << 28, 1 << 20, {})
+        for name in ("shop", "warehouse")
+    ]
+    wide, narrow = (list_images.table(images, width).splitlines() for width in (sys.maxsize, 80))
+    assert all("--with a-long-list-of-options  268 MB" in line for line in wide[1:])
+    assert all("..." in line and len(line) == 80 for line in narrow[1:])
+    assert all(
+        "shop" in line or "warehouse" in line for line in list_images.table(images, 20).splitlines()[1:]
+    )
 
 
 def test_check_tells_each_feature() -> None:

@@ -56,6 +56,12 @@ def test_tree() -> None:
     assert report.tree(root).splitlines() == ["root", "├── first", "│   └── deep", "└── last"]
 
 
+def test_tree_cut_to_a_line() -> None:
+    root = report.Node("demo")
+    root.add("/a/very/long/path")
+    assert report.tree(root, 12) == "demo\n└── /a/ve..."
+
+
 def test_document_names_its_schema_first() -> None:
     text = report.document("list", {"images": []})
     assert text == '{"schema": "restorer.list/1", "images": []}'

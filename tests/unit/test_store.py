@@ -130,7 +130,7 @@ def test_round_trip(store: Store) -> None:
     assert read(store, "demo") == content
     assert summary.raw_bytes == sum(map(len, content.values())) == summary.pages * PAGE_BYTES
     assert (summary.new_chunks, summary.reused_chunks, summary.records_count) == (6, 0, 6)
-    [info] = store.images()
+    [info], _ = store.images()
     assert (info.name, info.pid, info.command, info.created) == ("demo", 7, "sleep 5", 1700000000.5)
     assert (info.memory_bytes, info.stored_bytes) == (summary.raw_bytes, summary.stored_bytes)
 
@@ -210,7 +210,7 @@ def test_nothing_is_kept_without_commit(store: Store) -> None:
         writer.finish_map()
     with pytest.raises(KeyError), store.writer("new"):
         raise KeyError
-    assert [info.name for info in store.images()] == ["old"]
+    assert [info.name for info in store.images()[0]] == ["old"]
     write(store, "new", pages(2))
     assert read(store, "new") == pages(2)
 

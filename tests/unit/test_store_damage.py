@@ -29,7 +29,9 @@ def check_damaged(folder: Path, content: dict[str, Pages]) -> bool:
                 except RestorerError:
                     errors += 1
             try:
-                assert {info.name for info in store.images()} <= {"a", "b"} or not store.verify().damages
+                images, unreadable = store.images()
+                assert {info.name for info in images} <= {"a", "b"} or not store.verify().damages
+                errors += len(unreadable)
             except RestorerError:
                 errors += 1
             errors += bool(store.verify().damages)

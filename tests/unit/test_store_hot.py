@@ -165,3 +165,11 @@ def test_older_images_are_refused_by_number(tmp_path: Path) -> None:
     unpack("store-3.mdb.zst", tmp_path)
     with open_store(tmp_path) as store, pytest.raises(StoreError, match="has format 2, this restorer knows"):
         store.load("demo")
+
+
+def test_older_images_do_not_hide_others(tmp_path: Path) -> None:
+    unpack("store-3.mdb.zst", tmp_path)
+    with open_store(tmp_path) as store:
+        write(store, "new")
+        images, unreadable = store.images()
+    assert ([image.name for image in images], list(unreadable)) == (["new"], ["demo"])
