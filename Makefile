@@ -15,6 +15,9 @@ NATIVE_SOURCES := $(wildcard native/tracer/*.[ch] native/include/*.h)
 C_SOURCES = $(wildcard native/*/*.[ch] tests/programs/*.[ch] images/*/*.[ch] bench/*.c)
 PY_SOURCES := restorer setup.py scripts bench images tests
 PYTEST_ARGS ?=
+# Tests wait more than they compute. The mark `alone` (tests/conftest.py) says what must not run side by side;
+# PYTEST_ARGS="-n 0" runs one after the other, in this process.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 .PHONY: all build demo test test-images bench-images unit bench lint format clean native
 all: build
@@ -55,15 +58,15 @@ demo: build
 	@$(BIN)/python -m images.demo
 
 test: build $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/live
+	$(PYTEST) --ignore=tests/live/test_images.py $(PYTEST_ARGS) tests/unit tests/live
 
-# Never a part of `test`, which skips what is not installed: this installs it.
+# Never a part of `test`: these take longer than all the rest, and want programs that this installs.
 test-images: build $(VENV)/.test
 	@sh scripts/setup-debian.sh $$($(BIN)/python -m images.missing)
 	RESTORER_IMAGES=all $(BIN)/python -m pytest $(PYTEST_ARGS) tests/live/test_images.py
 
 unit: build $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
+	$(PYTEST) $(PYTEST_ARGS) tests/unit
 
 bench: build $(VENV)/.test
 	@$(BIN)/python -m bench

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,35 @@ LIVE = Path(__file__).parent / "live"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "live: restores real processes; needs root and userfaultfd")
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    config.addinivalue_line("markers", "alone(WHAT): no other test that is alone with WHAT runs meanwhile")
     harness.become_subreaper()
+    harness.leave_mounts()
+    # A shell without job control starts what it puts in the background with SIGINT ignored, and nohup
+    # ignores SIGHUP: tests that send these, and the programs they start, must not depend on that.
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for its marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if LIVE in item.path.parents:
             item.add_marker(pytest.mark.live)
+        if mark := item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.xdist_group(mark.args[0]))
+
+
+@pytest.fixture(autouse=True)
+def alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test shares with the whole machine is its own, for as long as other tests run by this rule:
+    those of another worker, and of another `make test`.
+    """
+    with ExitStack() as held:
+        for what in sorted({mark.args[0] for mark in request.node.iter_markers("alone")}):
+            lock = held.enter_context(Path(tempfile.gettempdir(), f"restorer-test-{what}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache
@@ -37,7 +61,7 @@ def _missing() -> str:
 
 
 @pytest.fixture(autouse=True)
-def requirements(request: pytest.FixtureRequest) -> None:
+def requirements(request: pytest.FixtureRequest, alone: None) -> None:
     if request.node.get_closest_marker("live") is None or not _missing():
         return
     if os.environ.get("CI") == "true":

@@ -67,9 +67,17 @@ def _differs(tracee: Tracee, kind: str) -> bool:
         return False
     if all(thread.process.link(f"ns/{kind}") == ours for thread in tracee.threads):
         return False
-    return kind != "mnt" or any(
-        _mounts(thread.process) != _mounts(Process(os.getpid())) for thread in tracee.threads
-    )
+    return kind != "mnt" or any(_mounts_differ(thread.process) for thread in tracee.threads)
+
+
+def _mounts_differ(process: Process) -> bool:
+    # The two are not read at one moment: what is mounted in between is not a difference.
+    ours = _mounts(Process(os.getpid()))
+    while (theirs := _mounts(process)) != ours:
+        before, ours = ours, _mounts(Process(os.getpid()))
+        if ours == before:
+            return theirs != ours
+    return False
 
 
 def _mounts(process: Process) -> set[tuple[str, ...]]:

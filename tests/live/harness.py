@@ -32,6 +32,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SYS_KCMP = 312
 _KCMP_VM = 1
 _MNT_DETACH = 2
+_CLONE_NEWNS = 0x20000
+_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+# Forks into a PID by clone3, and ends with the child.
+_OCCUPY = """
+import ctypes, os, signal, struct, sys
+pid = ctypes.c_int(int(sys.argv[1]))
+args = struct.pack("<11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(pid), 1, 0)
+made = ctypes.PyDLL(None).syscall(435, args, len(args))
+if made == 0:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    signal.pause()
+if made > 0:
+    os.write(1, b"taken")
+    os.waitpid(made, 0)
+"""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,6 +54,16 @@ def become_subreaper() -> None:
     """Orphans below this process become its children from now on."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
+
+
+def leave_mounts() -> None:
+    """What this process and its children mount is seen by nobody else from now on, and they see no mount of
+    others. A checkpoint refuses a copy in a mount namespace of its own once other mounts have come.
+    """
+    if os.geteuid() == 0 and (
+        _libc.unshare(_CLONE_NEWNS) or _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+    ):
+        raise OSError(ctypes.get_errno(), "a mount namespace for the tests")
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
@@ -124,18 +149,18 @@ def kill_all_but(spared: set[int]) -> None:
 
 @contextmanager
 def occupied(pid: int) -> Iterator[None]:
-    """A child of ours has this PID, which must be free."""
-    while True:
-        # proc_sys_kernel(5): the next process gets the number after it, if nobody is quicker.
-        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
-        child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+    """Some process has this PID, which must be free.
+
+    By set_tid, clone3(2): writing ns_last_pid would lead whoever forks meanwhile to the PIDs after it, which
+    other tests are about to restore.
+    """
+    command = [sys.executable, "-I", "-S", "-c", _OCCUPY, str(pid)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None and parent.stdout.read(5) == b"taken", f"PID {pid} is not free"
         try:
-            if child.pid == pid:
-                yield
-                return
+            yield
         finally:
-            child.kill()
-            child.wait()
+            os.kill(pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -354,7 +379,7 @@ def build(program: str) -> Path:
 
 
 def mounts() -> set[str]:
-    """All mounts but those inside of work folders: other tests, running at the same time, have theirs."""
+    """All of this process's namespace (`leave_mounts`), but for those inside of work folders."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line for line in lines if f"/{WORKDIR_PREFIX}" not in line}
 

@@ -10,10 +10,15 @@ import pytest
 from tests.live.harness import CHECKPOINT_OPTIONS, PROGRAMS, Program, Restored, Restorer
 
 # `stopped` has to be woken; `verify` is for tests that damage the store, the others have peers.
-NAMES = sorted(
+STEMS = sorted(
     {path.stem for path in PROGRAMS.glob("*.c")}
     - {"stopped", "tcp_connecting", "tcp_outside", "unix_outside", "verify"}
 )
+# What they need of the machine, not of its processes alone.
+ALONE = {"sysvipc": "sysv", "sysvshm": "sysv", "tcp_inside": "firewall"}
+NAMES = [
+    pytest.param(stem, marks=pytest.mark.alone(ALONE[stem])) if stem in ALONE else stem for stem in STEMS
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,7 @@ import pytest
 from tests.live.harness import Program, Restorer, ipc_exists, ipc_objects, kill_all, remove_ipc
 
 OPTION = {"sem": "-s", "msg": "-q"}
+pytestmark = pytest.mark.alone("sysv")  # an ID is taken by who asks next
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.live.harness import Program, Restorer, descendants, ipc_exists, ipc_objects, kill_all
 
+pytestmark = pytest.mark.alone("sysv")  # an ID is taken by who asks next
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.shmat.restype = ctypes.c_void_p
 _libc.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)

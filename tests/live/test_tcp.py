@@ -18,7 +18,7 @@ from restorer import firewall
 from tests.live import harness
 from tests.live.harness import Program, Restorer
 
-pytestmark = pytest.mark.xdist_group("firewall")
+pytestmark = pytest.mark.alone("firewall")
 ROLES = "EFCLB"
 BIG_BYTES = 12 << 20
 HOSTS = {"four": "127.0.0.1", "six": "::1", "mapped": "127.0.0.1"}

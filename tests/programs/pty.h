@@ -75,9 +75,21 @@ static inline void pty_write(int fd, const char *text, size_t bytes)
     MUST(write(fd, text, bytes) == (ssize_t)bytes);
 }
 
+/* The kernel passes on what is written by a work queue, and in pieces: "said", then "\r\n". */
+static inline void pty_await(int fd, size_t bytes)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    int packets = 0, queued = 0;
+    if (ioctl(fd, TIOCGPKT, &packets) == 0 && packets && bytes > 0)
+        bytes--;
+    for (int i = 0; i < 5000 && ioctl(fd, FIONREAD, &queued) == 0 && (size_t)queued < bytes; i++)
+        nanosleep(&pause, NULL);
+}
+
 /* Whether the next read gives exactly this; waits for what the kernel has not passed on yet. */
 static inline int pty_reads(int fd, const char *text, size_t bytes)
 {
+    pty_await(fd, bytes);
     char found[8192];
     struct pollfd poller = {fd, POLLIN, 0};
     if (poll(&poller, 1, 5000) != 1)
