@@ -24,6 +24,7 @@ from restorer.frozen import Frozen
 from restorer.model import Vma
 from restorer.procfs import Process
 from restorer.program import CTL, Data, Header, Image, ProcessEntry, Segment, Slot
+from restorer.sigframe import needed_features
 from restorer.state import (
     births,
     channel,
@@ -46,7 +47,6 @@ from restorer.state import (
     posix_timers,
     prctls,
     ptys,
-    registers,
     rlimits,
     scheduling,
     seccomp,
@@ -390,7 +390,7 @@ def _header(tree: TreeState, summaries: Sequence[MemorySummary], image: Image) -
     frames = [part.thread.frame for state in tree.processes for part in state.threads]
     features = 0
     for frame in frames:
-        features |= registers.needed_features(frame.xstate)
+        features |= needed_features(frame.xstate)
     return Header(
         image_id=summaries[0].image_id,
         xfeatures=features,

@@ -94,5 +94,5 @@ def _descent(process: Process) -> Iterator[Process]:
 def _shares_memory(pid: int, other: int) -> bool:
     try:
         return kcmp(pid, other, _KCMP_VM, 0, 0) == 0
-    except OSError:
+    except (ProcessLookupError, PermissionError):
         return False

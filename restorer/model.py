@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["Chunk", "ImageInfo", "Registers", "Vma"]
@@ -123,7 +123,7 @@ class Registers:
 
     def words(self) -> tuple[int, ...]:
         """27 words in the kernel's order."""
-        return astuple(self)
+        return tuple(vars(self).values())
 
     def but(self, **changes: int) -> Registers:
         """A copy with some registers changed; values may be negative, they are taken modulo 2**64."""

@@ -15,6 +15,7 @@ from restorer.native import check, ffi, lib, new_error
 from restorer.procfs import Status
 
 if TYPE_CHECKING:
+    from restorer.lifeline import Place
     from restorer.tracee import Tracee
 
 __all__ = ["SIGINFO_BYTES", "RobustList", "Rseq", "Thread", "peek_signals"]
@@ -66,6 +67,7 @@ class Thread:
     when it is let go. `sigmask` is its signal mask (bit N-1 for signal N); inside ppoll, sigsuspend and the
     like, `blocked` is the temporary one, else the same. `status` is /proc/PID/task/TID/status as found.
     Seccomp is suspended in it, or `filters_hold` says why not.
+    `disturbed`: a syscall has failed half-way, and the thread finds back only when it is let go.
     """
 
     def __init__(self, tracee: Tracee, tid: int) -> None:
@@ -77,8 +79,11 @@ class Thread:
         self.blocked = self.status.sig_blocked
         self.sigmask = self._read_sigmask()
         self._mask_replaced = False
+        self.disturbed = False
         self.filters_hold = self._suspend_filters() if self.status.seccomp else ""
         self.regs = self._read_regs()
+        self._in_place = self.regs
+        self.settle()
         self.rseq = self._read_rseq()
         self._leave_rseq_section()
 
@@ -126,6 +131,7 @@ class Thread:
     def _write_regs(self, regs: Registers) -> None:
         err = new_error()
         self._tracee.check(lib.tr_set_regs(self.tid, _native_regs(regs), err), err)
+        self._in_place = regs
 
     def _read_rseq(self) -> Rseq | None:
         rseq, err = ffi.new("struct tr_rseq *"), new_error()
@@ -145,6 +151,11 @@ class Thread:
         if (self.regs.rip - start) % (1 << 64) < length:
             self.regs = self.regs.but(rip=abort)
             self._write_regs(self.regs)
+
+    @property
+    def has_shadow_stack(self) -> bool:
+        """Its returns are checked by the CPU (CET)."""
+        return "shstk" in self.status.fields.get("x86_Thread_features", "")
 
     @property
     def name(self) -> str:
@@ -178,11 +189,19 @@ class Thread:
         ProcessError if the thread is killed meanwhile. It must be a call that does not block.
         """
         self._refuse_filters()
+        return self.call_from(self._tracee.place_for(self), nr, *args)
+
+    def call_from(self, place: Place, nr: int, *args: int) -> int:
+        """The same from an instruction, and with a way back, that the caller has chosen."""
         call, err = ffi.new("struct tr_call *"), new_error()
-        call.insn, call.nr = self._tracee.syscall_address, nr
+        call.insn, call.stack, call.nr = place.insn, place.stack, nr
         call.args = [word % (1 << 64) for word in (*args, 0, 0, 0, 0, 0, 0)[:6]]
-        self._mask_replaced = True
-        self._tracee.check(lib.tr_inject(self.tid, _native_regs(self.regs), self.sigmask, call, err), err)
+        if not self._mask_replaced:
+            self._mask_replaced = True
+            self.settle()
+        rc = lib.tr_inject(self.tid, _native_regs(self._in_place), self.sigmask, call, err)
+        self.disturbed = bool(call.disturbed)
+        self._tracee.check(rc, err)
         if call.stop_signal:
             self._tracee.note_group_stop(call.stop_signal)
         result = int(call.result)
@@ -209,20 +228,21 @@ class Thread:
         """
         regs = self.regs
         if restarts.interrupted(regs):
-            nr = self._interrupted_call()
+            nr = self.interrupted_call()
             if nr is None:
                 return regs.but(rax=-errno.EINTR, orig_rax=-1)
-            signals = self._legitimate()
+            signals = self.legitimate()
             return (
                 restarts.with_handler(regs, nr, self._restarts(signals))
                 if signals
                 else restarts.again(regs, nr)
             )
-        if self._cut_short() and not self._legitimate():
+        if self._cut_short() and not self.legitimate():
             return restarts.again(regs, regs.syscall)
         return regs
 
-    def _interrupted_call(self) -> int | None:
+    def interrupted_call(self) -> int | None:
+        """The syscall that the kernel has marked to be made again, None if it cannot be told."""
         if self.regs.syscall != restarts.RESTART_SYSCALL:
             return self.regs.syscall
         return restarts.original_call(self.regs, self._tracee.read(self.regs.rip - 7, 7))
@@ -231,7 +251,7 @@ class Thread:
         # Through `int 0x80` the same numbers are other calls.
         return restarts.cut_short(self.regs) and self._tracee.read(self.regs.rip - 2, 2) == b"\x0f\x05"
 
-    def _legitimate(self) -> int:
+    def legitimate(self) -> int:
         """Signals whose handler will run first thing, and which may end the interrupted call therefore.
 
         Under a temporary mask that is: those which neither mask blocks. One that only the temporary mask
@@ -248,16 +268,21 @@ class Thread:
         return bool(flags & _SA_RESTART)
 
     def settle(self) -> None:
-        """Before the thread is let go: a call that only our stop has ended is made again.
+        """Sees to it that a call which only our stop has ended is made again when the thread is let go.
 
-        The rest is the kernel's, which finds rax and orig_rax as they were; but not if we have replaced the
-        signal mask inside ppoll or the like (PTRACE_SETSIGMASK ends the temporary one): the kernel would see
-        signals under the wrong mask.
+        At once, since we may die, and once more at the end, since signals may have come. The rest is the
+        kernel's, which finds rax and orig_rax as they were; but not if we replace the signal mask inside
+        ppoll or the like (PTRACE_SETSIGMASK ends the temporary one): the kernel would see signals under the
+        wrong mask. Nothing is done about a `disturbed` one: lifeline.py.
         """
+        if self.disturbed:
+            return
         lost_mask = self._mask_replaced and self.blocked != self.sigmask
         interrupted = lost_mask and restarts.interrupted(self.regs)
-        if (interrupted or self._cut_short()) and not self._legitimate():
-            self._write_regs(restarts.again(self.regs, self.regs.syscall))
+        again = (interrupted or self._cut_short()) and not self.legitimate()
+        regs = restarts.again(self.regs, self.regs.syscall) if again else self.regs
+        if regs != self._in_place:
+            self._write_regs(regs)
 
 
 def _native_regs(regs: Registers) -> Any:

@@ -22,8 +22,9 @@ from typing import Any
 
 from restorer import targets
 from restorer.collector import collecting
-from restorer.errors import FeatureError, ProcessError, RestorerError
+from restorer.errors import ProcessError, RestorerError
 from restorer.guard import SignalGuard
+from restorer.lifeline import FRAME_BYTES, Lifeline, Place
 from restorer.model import Vma
 from restorer.native import check, ffi, lib, new_error, pidfd_getfd, pidfd_open, pidfd_send_signal
 from restorer.procfs import Process, Status
@@ -33,8 +34,8 @@ __all__ = ["SCRATCH_BYTES", "RobustList", "Rseq", "Thread", "Tracee", "seize"]
 
 SCRATCH_BYTES = 16384
 
-_SYSCALL_INSN = b"\x0f\x05"
-_SEARCH_BYTES = 1 << 20
+# Below the frame is room for the handler of a signal that is pending when we die.
+_MAPPED_BYTES = SCRATCH_BYTES + 16384 + FRAME_BYTES
 _STOP_TIMEOUT_S = 2.0
 _PATIENCE_S = 0.2
 _TURN_MS = 5
@@ -81,6 +82,7 @@ class Tracee:
         self._held: list[int] = []
         self._dead = False
         self._scratch = 0
+        self._lifeline = Lifeline(self)
         self._files: list[int] = []
 
     # ------------------------------------------------------------ what there is to know
@@ -174,23 +176,13 @@ class Tracee:
 
     # ------------------------------------------------------------ syscalls in its name
 
-    @cached_property
+    @property
     def syscall_address(self) -> int:
         """Address of a `syscall` instruction in the target: the vDSO's, else that of any mapped code.
 
-        The two bytes do, even inside a longer instruction: the thread never gets beyond them.
+        The two bytes do, even inside a longer instruction.
         """
-        code = [vma for vma in self.process.maps() if vma.executable and vma.readable and not vma.shared]
-        for vma in sorted(code, key=lambda vma: vma.name != "[vdso]"):
-            for start in range(vma.start, vma.end, _SEARCH_BYTES):
-                with suppress(RestorerError):
-                    data = self.read(start, min(_SEARCH_BYTES, vma.end - start))
-                    if (at := data.find(_SYSCALL_INSN)) >= 0:
-                        return start + at
-        raise FeatureError(
-            f"process {self.pid} has no `syscall` instruction anywhere",
-            "a program without one cannot be asked",
-        )
+        return self._lifeline.code.syscall
 
     def syscall(self, nr: int, *args: int) -> int:
         """One syscall by the leader; see Thread.syscall."""
@@ -202,8 +194,15 @@ class Tracee:
         if not self._scratch:
             _ = self.vmas
             protection = mmap.PROT_READ | mmap.PROT_WRITE
-            self._scratch = self.syscall(_MMAP, 0, SCRATCH_BYTES, protection, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+            with self._lifeline.on_stack(self.leader) as place:
+                self._scratch = self.leader.call_from(
+                    place, _MMAP, 0, _MAPPED_BYTES, protection, _MAP_PRIVATE_ANONYMOUS, -1, 0
+                )
         return self._scratch
+
+    def place_for(self, thread: Thread) -> Place:
+        """Where `thread` makes a syscall from, and finds back from if we die meanwhile."""
+        return self._lifeline.in_scratch(thread, self.scratch + _MAPPED_BYTES - FRAME_BYTES)
 
     @cached_property
     def pidfd(self) -> int:
@@ -281,8 +280,10 @@ class Tracee:
                 os.close(self._files.pop())
 
     def _unmap_scratch(self) -> None:
-        if self._scratch:
-            self.syscall(_MUNMAP, self._scratch, SCRATCH_BYTES)
+        # One who is to find back by a frame in there needs it still.
+        if self._scratch and not any(thread.disturbed for thread in self.threads):
+            with self._lifeline.on_stack(self.leader) as place:
+                self.leader.call_from(place, _MUNMAP, self._scratch, _MAPPED_BYTES)
             self._scratch = 0
 
     def _detach_all(self) -> None:

@@ -9,6 +9,7 @@ It looks between its steps, where everything can be undone: `Link.check`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -26,6 +27,9 @@ from restorer.errors import RestorerError
 __all__ = ["Interrupted", "Link", "Progress", "run_in_worker"]
 
 Progress = Callable[[int, int], None]
+_SHORTAGES = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EIO}
+)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -117,10 +121,23 @@ def _work(job: Callable[[Link], dict[str, Any]], link: Link) -> NoReturn:
     except RestorerError as error:
         link.send(cause=error.cause, hint=error.hint, code=error.exit_code)
     except BaseException as error:  # whatever it is, it must reach the user as one line
+        if (shortage := _shortage(error)) is not None:
+            link.send(cause=shortage, hint="make room, or raise the limit; nothing was changed", code=1)
+            os._exit(0)
         if os.environ.get("RESTORER_DEBUG"):
             traceback.print_exc()
         link.send(cause=f"internal error: {type(error).__name__}: {error}", hint="", code=1)
     os._exit(0)
+
+
+def _shortage(error: BaseException) -> str | None:
+    """What the machine has too little of, when that is what the error says."""
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        what = os.strerror(error.errno).lower()
+        return f"{what}: {error.filename}" if error.filename else what
+    return None
 
 
 @contextmanager

@@ -89,7 +89,7 @@ static int pass_on(pid_t tid, int signal_number, struct tr_error *err)
 
 static void fill_stop(struct tr_stop *stop, int status)
 {
-    int number = WSTOPSIG(status);
+    int number = WSTOPSIG(status) & ~0x80;
 
     stop->kind = number == SIGTRAP ? TR_STOPPED : TR_GROUP_STOP;
     stop->signal = number == SIGTRAP ? 0 : number;
@@ -111,7 +111,8 @@ int tr_wait_stop(int32_t tid, uint32_t timeout_ms, struct tr_stop *stop, struct 
             stop->kind = TR_GONE;
             return 0;
         }
-        if (EVENT_OF(status) == PTRACE_EVENT_STOP) {
+        /* The latter: an injected syscall that failed half-way. */
+        if (EVENT_OF(status) == PTRACE_EVENT_STOP || WSTOPSIG(status) == SYSCALL_STOP) {
             fill_stop(stop, status);
             return 0;
         }

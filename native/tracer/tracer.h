@@ -10,6 +10,9 @@
 #include <stdint.h>
 #include "error.h"
 
+/* PTRACE_O_TRACESYSGOOD */
+#define SYSCALL_STOP (SIGTRAP | 0x80)
+
 /* The kernel's struct user_regs_struct. */
 struct tr_regs {
     uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
@@ -67,15 +70,18 @@ int tr_seccomp_filter(int32_t tid, uint64_t index, void *insns, int32_t *count, 
 
 /* inject.c */
 struct tr_call {
-    uint64_t insn; /* address of a `syscall` instruction in the target */
+    uint64_t insn;  /* address of a `syscall` instruction in the target, with `stack` of `syscall; ret` */
+    uint64_t stack; /* a signal frame with which the thread finds back by itself, or 0 */
     uint64_t nr;
     uint64_t args[6];
     int64_t result;      /* out: as the kernel gave it, negative errno for an error */
     int32_t stop_signal; /* out: a group-stop that began meanwhile, or 0 */
-    uint32_t pad;
+    int32_t disturbed;   /* out: registers and mask are not the thread's own */
 };
 int tr_inject(int32_t tid, const struct tr_regs *regs, uint64_t sigmask, struct tr_call *call,
               struct tr_error *err);
+int tr_put_back(int32_t tid, const struct tr_regs *regs, uint64_t sigmask, struct tr_call *call,
+                struct tr_error *err);
 
 /* memory.c */
 int tr_read_memory(int32_t pid, int32_t mem_fd, const struct tr_remote *ranges, uint64_t count, void *buffer,

@@ -20,7 +20,7 @@ import socket
 import struct
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from restorer import firewall
@@ -190,15 +190,13 @@ def _repaired(descriptor: Descriptor, sock: socket.socket, reuse: int) -> Iterat
             f"fd {descriptor.number}: reading a TCP connection is not allowed here (TCP_REPAIR)",
             "run as root with CAP_NET_ADMIN",
         ) from None
-    try:
+    with ExitStack() as undo:
+        undo.callback(sock.setsockopt, SOL_SOCKET, SO_REUSEADDR, reuse)
+        undo.callback(sock.setsockopt, _TCP, _REPAIR, _OFF_QUIETLY)
         if offset >= 0:
+            undo.callback(sock.setsockopt, SOL_SOCKET, SO_PEEK_OFF, offset)
             sock.setsockopt(SOL_SOCKET, SO_PEEK_OFF, -1)
         yield
-    finally:
-        if offset >= 0:
-            sock.setsockopt(SOL_SOCKET, SO_PEEK_OFF, offset)
-        sock.setsockopt(_TCP, _REPAIR, _OFF_QUIETLY)
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, reuse)
 
 
 def _read(

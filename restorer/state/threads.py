@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from restorer.errors import FeatureError
 from restorer.program import CTL, STACK_BYTES, Data, Image, Program, Slot
+from restorer.sigframe import Frame
 from restorer.state import altstack, pending, registers, robust, rseq
 from restorer.state.altstack import Altstack
 from restorer.state.pending import Pending
-from restorer.state.registers import Frame
 from restorer.state.robust import Robust
 from restorer.state.rseq import Rseq
 from restorer.syscalls import NR

@@ -64,7 +64,7 @@ def _shares(pid: int, other: int, kind: int) -> bool:
     # Kernel threads, those that have just ended, and those we may not look into share nothing with it.
     try:
         return kcmp(pid, other, kind, 0, 0) == 0
-    except OSError:
+    except (ProcessLookupError, PermissionError):
         return False
 
 

@@ -10,9 +10,9 @@ import pytest
 from restorer.errors import Refused
 from restorer.model import Registers
 from restorer.program import Image
+from restorer.sigframe import Frame, Xstate, needed_features, pack_ucontext, pack_xstate, trim
 from restorer.state import registers
 from restorer.state.altstack import Altstack
-from restorer.state.registers import Frame, Xstate
 from restorer.syscalls import NR
 
 TILE_DATA = 1 << 18
@@ -33,7 +33,7 @@ def area(size: int, features: int, used: int) -> bytes:
 
 def test_general_registers_lie_where_the_kernel_reads_them() -> None:
     frame = Frame(numbered(), Xstate(b"", 0), 0xF0F0)
-    context = registers.pack_ucontext(frame, Altstack(0x5000, 1 << 31, 0x2000))
+    context = pack_ucontext(frame, Altstack(0x5000, 1 << 31, 0x2000).pack())
     assert len(context) == 304
     flags, link, stack, stack_flags, stack_size = struct.unpack_from("<QQQI4xQ", context)
     assert (flags, link, stack, stack_flags, stack_size) == (7, 0, 0x5000, 1 << 31, 0x2000)
@@ -46,7 +46,7 @@ def test_general_registers_lie_where_the_kernel_reads_them() -> None:
 
 def test_extended_state_carries_the_kernels_marks() -> None:
     original = area(2696, 0x2E7, 0x207)
-    packed = registers.pack_xstate(registers.trim(original, 1))
+    packed = pack_xstate(trim(original, 1))
     assert struct.unpack_from("<IIQI", packed, 464) == (0x46505853, 2700, 0x2E7, 2696)
     assert struct.unpack_from("<I", packed, 2696) == (0x46505845,)
     assert packed[:464] == original[:464]
@@ -54,19 +54,19 @@ def test_extended_state_carries_the_kernels_marks() -> None:
 
 
 def test_room_for_unused_tiles_is_cut_off() -> None:
-    xstate = registers.trim(area(2816 + 8192, 0x602E7, 0x7), 1)
+    xstate = trim(area(2816 + 8192, 0x602E7, 0x7), 1)
     assert (len(xstate.area), xstate.features) == (2816, 0x202E7)
-    assert registers.needed_features(xstate) == 0x2E7
+    assert needed_features(xstate) == 0x2E7
 
 
 def test_tiles_in_use_are_refused() -> None:
     with pytest.raises(Refused, match="thread 42 uses AMX"):
-        registers.trim(area(2816 + 8192, 0x602E7, TILE_DATA | 7), 42)
+        trim(area(2816 + 8192, 0x602E7, TILE_DATA | 7), 42)
 
 
 def test_no_xsave_is_refused() -> None:
     with pytest.raises(Refused, match="XSAVE"):
-        registers.trim(bytes(512), 1)
+        trim(bytes(512), 1)
 
 
 def test_emit_points_the_frame_to_its_extended_state() -> None:

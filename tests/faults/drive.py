@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints one process again and again, each time with one call of the worker gone wrong.
+
+    LD_PRELOAD=faults.so python -m tests.faults.drive STORE PID DEED VALUE CALL[:STRIDE]...
+
+For each CALL: once undisturbed, to count the calls, then with the first of them going wrong, the second,
+and so on (every STRIDE-th). One JSON object a line: call, at, of, error ("" when an image was made), wrong
+(what is not as it was).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from restorer.checkpoint import Request, checkpoint
+from restorer.errors import RestorerError
+from restorer.store import open_store
+
+DEEDS = {"fail": 1, "kill-before": 2, "kill-after": 3, "signal": 4}
+LET_GO_S = 5.0
+_library = ctypes.CDLL(None)
+
+
+def plan(call: str, at: int, deed: int = 0, value: int = 0) -> None:
+    """The worker's `at`-th call of it goes wrong; 0 for none."""
+    _library.fault_plan(call.encode(), ctypes.c_uint64(at), deed, value)
+
+
+def seen() -> int:
+    """How often the call of the last plan has been made."""
+    return int(ctypes.c_uint64(_library.fault_seen()).value)
+
+
+def tree(pid: int) -> list[int]:
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += tree(int(child))
+    return found
+
+
+def held(pid: int) -> str:
+    """Which thread of the tree is traced, or stopped."""
+    for one in tree(pid):
+        for task in Path(f"/proc/{one}/task").iterdir():
+            fields = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+            if fields["TracerPid"] != "0" or fields["State"][0] in "tT":
+                return f"thread {task.name} is {fields['State']}, traced by {fields['TracerPid']}"
+    return ""
+
+
+def look(pid: int, masks: dict[str, str]) -> str:
+    """What is not as it was, or does not become so at once: who is still held, or has another signal mask."""
+    deadline = time.monotonic() + LET_GO_S
+    while True:
+        found = held(pid)
+        if not found and (now := signal_masks(pid)) != masks:
+            found = f"signal masks: {masks} are {now}"
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.002)
+
+
+def signal_masks(pid: int) -> dict[str, str]:
+    found = {}
+    for one in tree(pid):
+        for task in Path(f"/proc/{one}/task").iterdir():
+            for line in (task / "status").read_text().splitlines():
+                if line.startswith("SigBlk"):
+                    found[task.name] = line.split()[1]
+    return found
+
+
+def names(store: Path) -> list[str]:
+    with open_store(store) as opened:
+        return sorted(opened.refs())
+
+
+def attempt(store: Path, pid: int) -> str:
+    """The error of one checkpoint, "" for none; a checkpoint that failed has left no image."""
+    try:
+        checkpoint(Request(pid, "attempt", store, leave_running=True))
+    except RestorerError as error:
+        return str(error)
+    return ""
+
+
+def forget(store: Path) -> None:
+    with open_store(store) as opened:
+        opened.remove("attempt")
+
+
+def run(store: Path, pid: int, deed: str, value: int, call: str, stride: int) -> Iterator[dict[str, object]]:
+    masks = signal_masks(pid)
+    plan(call, 0)
+    assert (error := attempt(store, pid)) == "", error
+    forget(store)
+    total = seen()
+    for at in range(1, total + 1, stride):
+        plan(call, at, DEEDS[deed], value)
+        error = attempt(store, pid)
+        plan("", 0)
+        wrong = look(pid, masks)
+        if (names(store) == ["attempt"]) != (error == ""):
+            wrong = f"{wrong}; images {names(store)}"
+        if error == "" or names(store):
+            forget(store)
+        yield {"call": call, "at": at, "of": total, "error": error, "wrong": wrong}
+        if wrong:
+            return
+
+
+def main() -> None:
+    store, pid, deed, value = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    os.environ.pop("LD_PRELOAD", None)
+    for word in sys.argv[5:]:
+        call, _, stride = word.partition(":")
+        for result in run(store, pid, deed, value, call, int(stride or 1)):
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
