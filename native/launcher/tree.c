@@ -155,11 +155,14 @@ void tree_clone(struct tree *tree, const struct image *image)
 static void note(pid_t *pid, int *known, int pidfd)
 {
     pid_t found = *known < 0 ? proc_pidfd(pidfd) : 0;
-    if (found <= 0) {
+    /* One that has ended already, and that another has reaped, as the init of a namespace does, has no PID any more:
+     * its end is met where that of all others is. */
+    bool gone = *known < 0 && found <= 0 && tree_has_ended(pidfd);
+    if (found <= 0 && !gone) {
         close(pidfd);
         return;
     }
-    *pid = found;
+    *pid = gone ? 0 : found;
     *known = pidfd;
 }
 
@@ -256,7 +259,8 @@ void tree_end_pager(struct member *member)
     while (poll(&gone, 1, -1) < 0 && errno == EINTR)
         continue;
     /* With --pid ns, a child of the init of the namespace: then there is nothing to reap. */
-    waitpid(member->pager, NULL, WNOHANG | __WALL);
+    if (member->pager > 0)
+        waitpid(member->pager, NULL, WNOHANG | __WALL);
     close(member->pager_fd);
     member->pager_fd = -1;
     member->pager = 0;
