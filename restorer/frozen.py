@@ -2,13 +2,14 @@
 """Holding a whole process tree still.
 
 From the root down: a process that is held makes no more children, so that a pass over the children of all
-who are held which finds no new one has found all. Whoever ends meanwhile leaves its own children to an
-ancestor that is held and a subreaper, or to one outside, and then they are of the tree no more, as they
-would not be a moment later.
+who are held which meets nobody new, dead or alive, has found all. Whoever ends meanwhile leaves its own
+children to an ancestor that is held and a subreaper, or to one outside, and then they are of the tree no
+more, as they would not be a moment later.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from restorer.tracee import Tracee, seize
 __all__ = ["Frozen", "seize_tree"]
 
 _DEAD = "ZX"
+_PATIENCE_S = 5.0
 
 
 @dataclass
@@ -59,21 +61,33 @@ def seize_tree(pid: int) -> Iterator[Frozen]:
     Raises as `seize` does, with the whole tree running as before.
     """
     frozen = Frozen()
+    dead: set[int] = set()
+    began = time.monotonic()
     with ExitStack() as stack:
         frozen.tracees.append(stack.enter_context(seize(pid)))
-        while _seize_children(frozen, stack):
-            continue
+        while _seize_children(frozen, dead, stack):
+            if time.monotonic() - began > _PATIENCE_S:
+                raise ProcessError(
+                    f"process {pid} has new children faster than they can be held ({_PATIENCE_S:g} s long)",
+                    "try again when it makes fewer",
+                )
         frozen.zombies = sorted(child for child in _children(frozen) if child not in frozen.pids)
         yield frozen
 
 
-def _seize_children(frozen: Frozen, stack: ExitStack) -> bool:
-    """Whether there was a living child that was not held yet."""
-    held, found = set(frozen.pids), False
-    for child in _children(frozen):
-        if child not in held and not _is_dead(child):
-            found = _seize_child(child, frozen, stack) or found
-    return found
+def _seize_children(frozen: Frozen, dead: set[int], stack: ExitStack) -> bool:
+    """Whether there was a child that was neither held nor known to be dead.
+
+    One that has died since the list was read may have left children of its own at the end of the list.
+    """
+    known = dead.union(frozen.pids)
+    fresh = [child for child in _children(frozen) if child not in known]
+    for child in fresh:
+        if _is_dead(child):
+            dead.add(child)
+        else:
+            _seize_child(child, frozen, stack)
+    return bool(fresh)
 
 
 def _children(frozen: Frozen) -> Iterator[int]:
@@ -89,13 +103,12 @@ def _is_dead(pid: int) -> bool:
     return status.state in _DEAD and status.threads <= 1
 
 
-def _seize_child(pid: int, frozen: Frozen, stack: ExitStack) -> bool:
+def _seize_child(pid: int, frozen: Frozen, stack: ExitStack) -> None:
     try:
         frozen.tracees.append(stack.enter_context(seize(pid)))
     except ProcessError:
         if _is_dead(pid):
-            return True
+            return
         raise
     except RestorerError as error:
         raise Refused(f"child process: {error.cause}", error.hint) from None
-    return True
