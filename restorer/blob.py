@@ -135,6 +135,8 @@ def _pack_header(parts: Parts, header: Header, layout: _Layout) -> bytes:
         *(layout.manifest, len(header.manifest)),
         *(layout.pids, len(header.pids)),
         0 if header.terminal is None else layout.at(header.terminal),
+        *header.clocks,
+        0,
     )
 
 

@@ -29,6 +29,7 @@ from restorer.state import (
     births,
     channel,
     choices,
+    clocks,
     contents,
     credentials,
     cwd,
@@ -137,6 +138,7 @@ class TreeState:
     semaphores: tuple[sysvsem.Semaphores, ...]
     queues: tuple[sysvmsg.Queue, ...]
     foreground: outer_terminals.Foreground | None
+    clocks: clocks.Clocks
     fd_base: int
 
     @property
@@ -151,6 +153,7 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     Injects syscalls; the targets' state is as before afterwards. `choices` say what becomes of connections
     that lead out of the tree.
     """
+    stopped_at = clocks.capture(frozen.root.process)
     namespaces.enter_ipc(frozen.root)
     for tracee in frozen.tracees:
         unsupported.check(tracee)
@@ -180,6 +183,7 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
         semaphores=sysvsem.capture(frozen.pids),
         queues=sysvmsg.capture(frozen.pids),
         foreground=outer_terminals.capture_foreground(frozen.tracees),
+        clocks=stopped_at,
         fd_base=max(wire.FD_BASE_MIN, fd_base),
     )
 
@@ -401,6 +405,7 @@ def _header(tree: TreeState, summaries: Sequence[MemorySummary], image: Image) -
         pids=tree.births.pids,
         manifest=_manifest(tree, summaries),
         terminal=_terminal(tree, image),
+        clocks=(tree.clocks.monotonic_ns, tree.clocks.boottime_ns, int(tree.clocks.own)),
     )
 
 
@@ -466,6 +471,7 @@ def _manifest(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         "semaphores": tree.semaphores,
         "queues": tree.queues,
         "foreground": tree.foreground,
+        "clocks": tree.clocks,
         "descendants": described[1:],
     }
     text = json.dumps(document, default=plain, separators=(",", ":"), ensure_ascii=False)

@@ -183,7 +183,7 @@ class ProcessEntry:
 @dataclass(frozen=True, slots=True)
 class Header:
     """What compile.py decides of struct wr_header; `pids` are all process IDs that a restore chooses,
-    `terminal` is a struct wr_terminal, None for none.
+    `terminal` is a struct wr_terminal, None for none; `clocks` are monotonic_ns, boottime_ns and own_time.
     """
 
     image_id: int
@@ -193,3 +193,4 @@ class Header:
     pids: tuple[int, ...]
     manifest: bytes
     terminal: Data | None = None
+    clocks: tuple[int, int, int] = (0, 0, 0)

@@ -233,6 +233,12 @@ _FOR_RESTORE: tuple[_Probe, ...] = (
         f"{_RESTORE}: the pager does not run without its filter",
     ),
     ("PID namespaces", _pid_namespace, False, "no restore --pid ns: needs CAP_SYS_ADMIN"),
+    (
+        "time namespaces",
+        lambda: os.path.exists("/proc/self/timens_offsets") and _capability(25),
+        False,
+        "no restore --time continue, and none at all of images from before a boot: needs CAP_SYS_TIME",
+    ),
 )
 
 

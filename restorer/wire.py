@@ -35,7 +35,7 @@ PROCESS = Struct(f"<iIIIQIIQ4I{2 * BASES}Q")
 SEGMENT = Struct("<QQQII")
 PORT = Struct("<II")
 TERMINAL = Struct("<44s4HII")
-HEADER = Struct("<8sIIQQQQ18I")
+HEADER = Struct("<8sIIQQQQ18IQQII")
 RECORD = Struct("<QQIIHHI")
 MESSAGE = Struct("<IIQQQ")
 
@@ -68,6 +68,10 @@ class Header(NamedTuple):
     pids_offset: int
     pids_count: int
     terminal_offset: int
+    monotonic_ns: int
+    boottime_ns: int
+    own_time: int
+    pad: int
 
 
 def read_header(blob: bytes) -> Header:

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "clocks.h"
 #include "detach.h"
 #include "failure.h"
 #include "host.h"
@@ -219,6 +220,7 @@ static void start(void)
 {
     const struct image *image = &launch.image;
     struct tree *tree = &launch.tree;
+    clocks_enter(image, &launch.options);
     if (launch.options.namespace)
         namespace_enter(tree);
     else

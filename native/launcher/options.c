@@ -20,6 +20,7 @@ enum long_only {
     OPT_PIDFILE,
     OPT_FILL,
     OPT_PID,
+    OPT_TIME,
     OPT_FORCE,
     OPT_JSON,
     OPT_STATS,
@@ -28,19 +29,13 @@ enum long_only {
 };
 
 static const struct option long_options[] = {
-    {"store", required_argument, NULL, OPT_STORE},
-    {"detach", no_argument, NULL, 'd'},
-    {"pidfile", required_argument, NULL, OPT_PIDFILE},
-    {"fill", required_argument, NULL, OPT_FILL},
-    {"pid", required_argument, NULL, OPT_PID},
-    {"force-files", no_argument, NULL, OPT_FORCE},
-    {"json", no_argument, NULL, OPT_JSON},
-    {"stats", required_argument, NULL, OPT_STATS},
-    {"record", no_argument, NULL, OPT_RECORD},
-    {"publish", required_argument, NULL, 'p'},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, OPT_VERSION},
-    {NULL, 0, NULL, 0},
+    {"store", required_argument, NULL, OPT_STORE},     {"detach", no_argument, NULL, 'd'},
+    {"pidfile", required_argument, NULL, OPT_PIDFILE}, {"fill", required_argument, NULL, OPT_FILL},
+    {"pid", required_argument, NULL, OPT_PID},         {"time", required_argument, NULL, OPT_TIME},
+    {"force-files", no_argument, NULL, OPT_FORCE},     {"json", no_argument, NULL, OPT_JSON},
+    {"stats", required_argument, NULL, OPT_STATS},     {"record", no_argument, NULL, OPT_RECORD},
+    {"publish", required_argument, NULL, 'p'},         {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, OPT_VERSION},       {NULL, 0, NULL, 0},
 };
 
 static const char help_text[] =
@@ -58,6 +53,9 @@ static const char help_text[] =
     "runs\n"
     "  --pid same|ns                     the PIDs of the checkpoint (default), or a PID namespace of its "
     "own\n"
+    "  --time machine|continue           the clocks since boot are the machine's (default), or go on from "
+    "the\n"
+    "                                    checkpoint; they do where they would go back\n"
     "  --force-files                     do not refuse files that changed since the checkpoint\n"
     "  -p, --publish NEW:OLD[/tcp|/udp]  listen on port NEW where the process listened on OLD\n"
     "  --json                            report as one JSON object\n"
@@ -83,6 +81,15 @@ static bool parse_pid(const char *word)
     if (strcmp(word, "ns") == 0)
         return true;
     die_usage("--pid %s: must be same or ns", word);
+}
+
+static bool parse_time(const char *word)
+{
+    if (strcmp(word, "machine") == 0)
+        return false;
+    if (strcmp(word, "continue") == 0)
+        return true;
+    die_usage("--time %s: must be machine or continue", word);
 }
 
 /* Advances `text` past a port number; 0 when there is none. */
@@ -157,6 +164,9 @@ static void take(struct options *options, int option, const char *value)
         break;
     case OPT_PID:
         options->namespace = parse_pid(value);
+        break;
+    case OPT_TIME:
+        options->continue_time = parse_time(value);
         break;
     case OPT_FORCE:
         options->force_files = true;

@@ -26,6 +26,7 @@ struct options {
     uint32_t fill; /* enum wr_fill */
     bool detach;
     bool namespace; /* --pid ns */
+    bool continue_time;
     bool force_files;
     bool json;
     bool record;

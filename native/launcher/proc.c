@@ -46,6 +46,19 @@ ssize_t proc_read(pid_t pid, const char *name, char *to, size_t bytes)
     return n;
 }
 
+bool proc_write(pid_t pid, const char *name, const char *from, size_t bytes)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "%d/%s", pid, name);
+    int fd = openat(proc_fd, path, O_WRONLY | O_CLOEXEC);
+    bool done = fd >= 0 && write(fd, from, bytes) == (ssize_t)bytes;
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+    return done;
+}
+
 static pid_t thread_group(pid_t pid)
 {
     char status[4096];

@@ -19,6 +19,9 @@ FILE *proc_stream(pid_t pid, const char *name);
 /* Reads "PID/name" NUL-terminated; the length, or -1. */
 ssize_t proc_read(pid_t pid, const char *name, char *to, size_t bytes);
 
+/* Writes "PID/name", at once. */
+bool proc_write(pid_t pid, const char *name, const char *from, size_t bytes);
+
 /* "'nginx' (nginx: master process)" of a process, or of the one that a thread belongs to; false when there
  * is none. */
 bool proc_describe(pid_t pid, char *to, size_t bytes);

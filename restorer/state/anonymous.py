@@ -72,5 +72,5 @@ def emit(state: Anonymous, image: Image, opener: Opener) -> Slot:
     if isinstance(state, SignalFd):
         return signalfds.emit(state, image, opener)
     if isinstance(state, TimerFd):
-        return timerfds.emit(state, image, opener)
+        return timerfds.emit(state, opener)
     return epolls.emit(image, opener)

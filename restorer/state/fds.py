@@ -538,6 +538,9 @@ def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
             main.syscall(NR.dup3, own[fd.number], fd.number, os.O_CLOEXEC if fd.cloexec else 0)
     _emit_close_above(image)
     _emit_owners(table, image)
+    for number, timer in _first_numbers(table, TimerFd):
+        with image.about(f"fd {number}: timerfd"):
+            timerfds.emit_early(timer, number, image)
     passing = {fd.number for fd in table.fds if fd.passing}
     _emit_locks(table, [one for one in table.locks if one[0] in passing], image)
     # Closing a file gives up the process's POSIX locks on it, whatever fd they were taken by (fcntl(2)).

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Namespaces: the target must live in ours, but for its PID namespace.
 
-A mount namespace may be another one that shows the same mounts, /proc aside, and an IPC namespace another
-one of the whole tree: `restore --pid ns` makes such.
+A mount namespace may be another one that shows the same mounts, /proc aside, an IPC namespace and a time
+namespace another one of the whole tree: `restore --pid ns` and `--time continue` make such.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ _KINDS = {
     "uts": "UTS",
     "user": "user",
     "cgroup": "cgroup",
-    "time": "time",
-    "time_for_children": "time (for children)",
 }
 
 
@@ -38,10 +36,19 @@ def check(tracee: Tracee, root: Tracee) -> None:
             f"process {tracee.pid} has other namespaces than this command: {', '.join(foreign)}",
             f"run the command in them: nsenter -t {tracee.pid} -a",
         )
+    _check_time(tracee, root)
     if tracee.process.link("ns/pid") != root.process.link("ns/pid"):
         raise Refused(f"process {tracee.pid} has another PID namespace than its parents")
     if tracee.process.link("ns/pid") != tracee.process.link("ns/pid_for_children"):
         raise Refused(f"process {tracee.pid} has another PID namespace for its children")
+
+
+def _check_time(tracee: Tracee, root: Tracee) -> None:
+    if not os.path.exists("/proc/self/ns/time"):
+        return
+    own, kinds = root.process.link("ns/time"), ("time", "time_for_children")
+    if any(one.process.link(f"ns/{kind}") != own for one in tracee.threads for kind in kinds):
+        raise Refused(f"process {tracee.pid} has another time namespace than its tree, or for its children")
 
 
 def enter_ipc(root: Tracee) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from restorer.errors import FeatureError
 from restorer.program import Arg, Image, Program, Slot
-from restorer.state import descriptors
+from restorer.state import clocks, descriptors
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.syscalls import NR
@@ -33,6 +33,7 @@ _NANO = 1_000_000_000
 _ALARMS = {8: time.CLOCK_REALTIME, 9: time.CLOCK_BOOTTIME}
 _PAIR = re.compile(r"\((\d+), (\d+)\)")
 _ATTEMPTS = 8
+_NEAR_NS = 50_000
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,29 @@ def capture(tracee: Tracee, descriptor: Descriptor) -> TimerFd:
     clock, settime_flags = int(info["clockid"]), int(info["settime flags"], 8) & _SETTIME_FLAGS
     interval_ns = _nanoseconds(info["it_interval"])
     if left_ns and settime_flags & _TFD_TIMER_ABSTIME:
-        # The clock is read last: the timer may end microseconds too late, never too early.
-        left_ns += time.clock_gettime_ns(_ALARMS.get(clock, clock))
+        left_ns = _end_ns(tracee, descriptor, _ALARMS.get(clock, clock))
     ticks = int(info["ticks"])
     return TimerFd(clock, settime_flags, left_ns, interval_ns, ticks, descriptor.kept_flags)
+
+
+def _end_ns(tracee: Tracee, descriptor: Descriptor, clock: int) -> int:
+    """When an absolute timer ends, by its clock, never too early; now, if it has just ended.
+
+    Nothing shows it: it is what is left at a moment, and the moment is known to lie between two looks at the
+    clock. All looks are at one time, so the earliest end that any of them gives is the best one.
+    """
+    earliest = latest = 0
+    for attempt in range(_ATTEMPTS):
+        before = clocks.now_ns(tracee.process, clock)
+        left = _nanoseconds(descriptors.read(tracee.pid, descriptor.number).info["it_value"])
+        after = clocks.now_ns(tracee.process, clock)
+        if not left:
+            return after
+        earliest = max(earliest, before + left)
+        latest = min(latest, after + left) if attempt else after + left
+        if latest - earliest < _NEAR_NS:
+            break
+    return latest
 
 
 def _settled(tracee: Tracee, descriptor: Descriptor) -> tuple[int, Descriptor]:
@@ -87,16 +107,21 @@ def _nanoseconds(pair: str) -> int:
     return int(found[1]) * _NANO + int(found[2]) if found else 0
 
 
-def emit(timer: TimerFd, image: Image, opener: Opener) -> Slot:
-    """Makes it, and starts one of an alarm clock, which later needs a capability (do_timerfd_settime)."""
-    fd = opener.open(NR.timerfd_create, timer.clock, (timer.flags & os.O_NONBLOCK) | os.O_CLOEXEC)
+def emit(timer: TimerFd, opener: Opener) -> Slot:
+    """Makes it."""
+    return opener.open(NR.timerfd_create, timer.clock, (timer.flags & os.O_NONBLOCK) | os.O_CLOEXEC)
+
+
+def emit_early(timer: TimerFd, number: int, image: Image) -> None:
+    """Starts the one that is open as `number` in the restored process, whose clocks may be others than the
+    launcher's, if it is of an alarm clock, which later needs a capability (do_timerfd_settime).
+    """
     if timer.clock in _ALARMS:
-        _start(timer, image.shared, fd)
-    return fd
+        _start(timer, image.main, number)
 
 
 def emit_late(timer: TimerFd, number: int, image: Image) -> None:
-    """Starts the one that is open as `number` in the restored process, with the ticks it had."""
+    """Starts any other, with the ticks it had."""
     if timer.clock not in _ALARMS:
         _start(timer, image.main, number)
 

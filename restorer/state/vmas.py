@@ -193,10 +193,12 @@ def _why_not(vma: Vma) -> str:
 
 
 def _is_program(tracee: Tracee, vma: Vma) -> bool:
-    kind = contents.kind_of(vma.path)
-    return kind == contents.UNLINKED and os.path.samestat(
-        _stat_mapped(tracee, vma), tracee.process.stat_of("exe")
-    )
+    if contents.kind_of(vma.path) != contents.UNLINKED:
+        return False
+    try:
+        return os.path.samestat(_stat_mapped(tracee, vma), tracee.process.stat_of("exe"))
+    except RestorerError:
+        return False
 
 
 def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:

@@ -61,7 +61,7 @@ def seal(image_id: int, maps: list[MapSummary]) -> bytes:
     end = offset + len(table) + len(manifest)
     tables = [0, 64, 0, 0, 0, 0, offset, len(maps), 0, 0, 0, 0, 0]
     tables += [end - len(manifest), len(manifest), 0, 0, 0]
-    header = wire.HEADER.pack(wire.MAGIC, wire.VERSION, offset, image_id, end, end, 0, *tables)
+    header = wire.HEADER.pack(wire.MAGIC, wire.VERSION, offset, image_id, end, end, 0, *tables, *(0,) * 4)
     return header + table + manifest
 
 
