@@ -11,15 +11,17 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-# A second at most, during which the target is held.
-_ENTRIES_MAX = 200_000
+# Going through folders may take so long, while the target is held.
+_WALK_S = 1.0
 _O_PATH_ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_AT_FDCWD = -100
 _MINOR_BITS = 20
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -116,9 +118,12 @@ def _read_mounts() -> Iterator[_Mount]:
 
 
 def _open_by_handle(mount_point: str, handle: bytes) -> str:
-    mount = os.open(mount_point, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # From the working directory: an fd of the mount would have to be opened for reading, which is an event
+    # for whoever watches it, the target perhaps.
+    before = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
-        fd = _libc.open_by_handle_at(mount, handle, _O_PATH_ITSELF)
+        os.chdir(mount_point)
+        fd = _libc.open_by_handle_at(_AT_FDCWD, handle, _O_PATH_ITSELF)
         if fd < 0:
             raise OSError(ctypes.get_errno(), "open_by_handle_at")
         try:
@@ -126,18 +131,20 @@ def _open_by_handle(mount_point: str, handle: bytes) -> str:
         finally:
             os.close(fd)
     finally:
-        os.close(mount)
+        os.fchdir(before)
+        os.close(before)
 
 
 def _walk(roots: list[str], points: frozenset[str]) -> Iterator[os.DirEntry[str]]:
-    """What lies below `roots` in the same file systems, nearest first, _ENTRIES_MAX at most."""
-    folders, left = list(roots), _ENTRIES_MAX
-    while folders and left > 0:
+    """What lies below `roots` in the same file systems, nearest first, as far as _WALK_S lets it come."""
+    folders, deadline = list(roots), time.monotonic() + _WALK_S
+    while folders:
         below: list[str] = []
         for folder in folders:
+            if time.monotonic() > deadline:
+                return
             with suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
-                    left -= 1
                     yield entry
                     if entry.is_dir(follow_symlinks=False) and entry.path not in points:
                         below.append(entry.path)

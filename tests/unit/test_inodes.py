@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
+
+import pytest
 
 from restorer.state import inotify
 from restorer.state.inodes import Finder, Inode
@@ -36,6 +39,23 @@ def test_by_walking() -> None:
     finder = Finder()
     for path in (Path("/"), Path("/etc/passwd"), Path("/etc/hostname"), Path("/etc")):
         assert finder.path(inode(path)) == str(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="file handles need root")
+def test_by_handle(tmp_path: Path) -> None:
+    """What fdinfo says of a watch is enough, and the working directory stays what it was."""
+    watched, before = tmp_path / "a", Path.cwd()
+    watched.touch()
+    libc = ctypes.CDLL(None)
+    fd = libc.inotify_init1(os.O_CLOEXEC)
+    try:
+        assert libc.inotify_add_watch(fd, bytes(watched), 0xFFF) == 1
+        ((_, _, found),) = inotify.parse(Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
+    finally:
+        os.close(fd)
+    assert found.handle
+    assert Finder().path(found) == str(watched)
+    assert Path.cwd() == before
 
 
 def test_nowhere() -> None:
