@@ -517,6 +517,7 @@ enum wr_lost {
     WR_LOST_DATA_READ = 4,
     WR_LOST_ADVICE = 5, /* shared memory was discarded, and how cannot be told */
     WR_LOST_VIEW = 6,   /* a fault where nothing is known to be */
+    WR_LOST_ORDER = 7,  /* threads moved memory, in which order cannot be told */
 };
 
 /* One SOCK_SEQPACKET message. */

@@ -33,6 +33,8 @@ static const char *lost_word(uint64_t what)
                "restore with --fill before";
     case WR_LOST_VIEW:
         return "a fault where no memory is known to be";
+    case WR_LOST_ORDER:
+        return "telling the order in which threads moved memory";
     default:
         return "paging";
     }

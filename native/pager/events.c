@@ -48,6 +48,8 @@ void events_release(struct pager *p, struct space *space)
     space->uffd = -1;
     space->missing = 0;
     space->views_count = 0;
+    space->left_count = 0;
+    space->late.bytes = 0;
     p->spaces_used--;
     pager_say(WR_MESSAGE_CHILD_GONE, space->number, 0, 0, -1);
 }
@@ -79,6 +81,70 @@ static void forked(struct pager *p, const struct space *parent, int uffd)
     pager_say(WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
 }
 
+static void move_now(struct pager *p, struct space *space, const struct move *move)
+{
+    p->counters->dropped_pages += space_remap(space, move->from, move->to, move->bytes);
+    /* With MREMAP_DONTUNMAP none is told: the oldest are likely to be such. */
+    if (space->left_count == SPACE_MOVES)
+        for (space->left_count = 0; space->left_count + 1 < SPACE_MOVES; space->left_count++)
+            space->left[space->left_count] = space->left[space->left_count + 1];
+    space->left[space->left_count++] = *move;
+    install_wake(space, move->from, move->bytes);
+}
+
+/* The kernel changes the mm first and queues the events afterwards (mremap_userfaultfd_complete and
+ * userfaultfd_unmap_complete), so those of several threads may come in another order than the changes were made. It moves
+ * nothing onto what is watched without having told of the unmap: a move to a place that we still see something at comes
+ * from a thread that was quicker than the one which has made room. */
+static void moved(struct pager *p, struct space *space, const struct move *move)
+{
+    if (!space_covers(space, move->to, move->to + move->bytes) || !install_must_wait(p, space)) {
+        move_now(p, space, move);
+        return;
+    }
+    if (space->late.bytes)
+        pager_lost(WR_LOST_ORDER, -EAGAIN);
+    space->late = *move;
+    space->late_left = 0;
+}
+
+/* mremap tells that it has unmapped the old place only when its move has been read: somebody else may long have moved
+ * something else there. */
+static int was_moved_away(struct space *space, uint64_t start, uint64_t end)
+{
+    for (uint32_t i = 0; i < space->left_count; i++)
+        if (space->left[i].from == start && space->left[i].bytes == end - start) {
+            space->left[i] = space->left[--space->left_count];
+            return 1;
+        }
+    if (!space->late.bytes || space->late_left || space->late.from != start ||
+        space->late.bytes != end - start)
+        return 0;
+    space->late_left = 1;
+    return 1;
+}
+
+static void move_late(struct pager *p, struct space *space)
+{
+    struct move move = space->late;
+
+    space->late.bytes = 0;
+    move_now(p, space, &move);
+    space->left_count -= space->late_left;
+}
+
+int events_settled(struct pager *p, struct space *space)
+{
+    if (!space->late.bytes && !space->left_count)
+        return 1;
+    if (install_must_wait(p, space))
+        return !space->late.bytes;
+    if (space->late.bytes)
+        move_late(p, space);
+    space->left_count = 0;
+    return 1;
+}
+
 static void apply(struct pager *p, struct space *space, const struct uffd_msg *message)
 {
     uint64_t start = message->arg.remove.start, end = message->arg.remove.end;
@@ -105,15 +171,18 @@ static void apply(struct pager *p, struct space *space, const struct uffd_msg *m
         install_wake(space, start, end - start);
         break;
     case UFFD_EVENT_UNMAP:
+        if (was_moved_away(space, start, end))
+            break;
         p->counters->dropped_pages += space_unmap(space, start, end);
         install_wake(space, start, end - start);
         break;
     case UFFD_EVENT_REMAP:
-        p->counters->dropped_pages +=
-            space_remap(space, message->arg.remap.from, message->arg.remap.to, message->arg.remap.len);
-        install_wake(space, message->arg.remap.from, message->arg.remap.len);
+        moved(p, space,
+              &(struct move){message->arg.remap.from, message->arg.remap.to, message->arg.remap.len});
         break;
     }
+    if (space->late.bytes && !space_covers(space, space->late.to, space->late.to + space->late.bytes))
+        move_late(p, space);
 }
 
 uint32_t events_free_spaces(const struct pager *p)

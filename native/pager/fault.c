@@ -44,6 +44,11 @@ void fault_one(struct pager *p)
     }
     if (!fault.addr || space->uffd < 0)
         return;
+    if (!events_settled(p, space)) {
+        p->faults[(p->faults_first + p->faults_count++) % FAULTS_MAX] = fault;
+        events_settle(p, space);
+        return;
+    }
     p->counters->faults++;
     trace_begin(p, &fault);
     record = space_wanted(space, fault.addr);

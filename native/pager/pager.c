@@ -64,7 +64,7 @@ static _Noreturn void leave(int code)
 static void poison_record(struct pager *p, struct space *space, uint64_t index)
 {
     while (space->uffd >= 0 && space->need[index]) {
-        int result = install_poison(p, space, index);
+        int result = events_settled(p, space) ? install_poison(p, space, index) : -EAGAIN;
 
         if (result == -EAGAIN && !events_settle(p, space))
             return;
@@ -164,7 +164,7 @@ static void install_everywhere(struct pager *p, const struct decoded *decoded, u
 
         if (space->uffd < 0 || !space->need[decoded->record])
             continue;
-        result = install_chunk(p, space, decoded, counter);
+        result = events_settled(p, space) ? install_chunk(p, space, decoded, counter) : -EAGAIN;
         if (result == 0)
             continue;
         if (result == -ESRCH && s > 0) {

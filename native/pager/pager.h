@@ -319,6 +319,9 @@ void events_read(struct pager *p, struct space *space);
  * first has been read (dup_userfaultfd_complete). */
 int events_settle(struct pager *p, struct space *space);
 
+/* Whether all moves that were read have taken effect; 0: it is not known yet what lies where, installs would be refused. */
+int events_settled(struct pager *p, struct space *space);
+
 uint32_t events_free_spaces(const struct pager *p);
 
 /* A space whose mm is gone, or which has all its pages. */

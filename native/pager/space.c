@@ -175,6 +175,9 @@ void space_fork(struct space *child, const struct space *parent)
     child->moved = parent->moved;
     child->missing = parent->missing;
     child->next = 0;
+    child->left_count = 0;
+    child->late = parent->late;
+    child->late_left = 1; /* what is still to be read of it is read from the parent */
     child->views_count = parent->views_count;
     for (uint32_t i = 0; i < parent->views_count; i++)
         child->views[i] = parent->views[i];
@@ -314,6 +317,13 @@ int space_shows(const struct space *space, uint64_t start, uint64_t end)
 int space_has_room(const struct space *space)
 {
     return space->views_count + SPACE_SPARE_VIEWS <= space->views_max;
+}
+
+int space_covers(const struct space *space, uint64_t start, uint64_t end)
+{
+    uint32_t i = view_at(space, start);
+
+    return i < space->views_count && space->views[i].start < end;
 }
 
 int64_t space_wanted(const struct space *space, uint64_t addr)

@@ -13,7 +13,7 @@
 
 #include "wire.h"
 
-enum { SPACE_SPARE_VIEWS = 4 };
+enum { SPACE_SPARE_VIEWS = 4, SPACE_MOVES = 16 };
 
 /* [start, end) of current addresses shows the image from `image` on. */
 struct view {
@@ -22,6 +22,13 @@ struct view {
     uint64_t image;
     uint32_t flags; /* enum wr_segment_flags */
     uint32_t pad;
+};
+
+/* [from, from + bytes) has come to `to`. */
+struct move {
+    uint64_t from;
+    uint64_t to;
+    uint64_t bytes;
 };
 
 struct space {
@@ -36,6 +43,11 @@ struct space {
     struct view *views; /* sorted by start, disjoint */
     const struct wr_record *records;
     uint64_t records_count;
+    struct move left[SPACE_MOVES]; /* moves whose unmap of the old place is still to be read */
+    uint32_t left_count;
+    uint32_t late_left; /* the unmap of the late move's old place has been read */
+    struct move
+        late; /* bytes is not 0: onto a place that something has left or unmapped, as is still to be read */
 };
 
 /* A part of one record in one place: pages [first, first + count) of the window, at `at`. */
@@ -87,6 +99,9 @@ int space_has_room(const struct space *space);
 
 /* The record that holds the image of current address `addr` and still needs that page, or -1. */
 int64_t space_wanted(const struct space *space, uint64_t addr);
+
+/* Whether any view lies in a part of [start, end), of current addresses. */
+int space_covers(const struct space *space, uint64_t start, uint64_t end);
 
 /* The next run of needed pages of record `index`, from page `from` on. 0 if there is none. Pages that no view shows
  * any more are forgotten on the way. */
