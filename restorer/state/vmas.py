@@ -55,8 +55,8 @@ _UNSUPPORTED = {
 }
 _IO_URING = "anon_inode:[io_uring]"
 IO_URING_HINT = (
-    "start it without: UV_USE_IO_URING=0 for programs of libuv (node, uvloop), "
-    "--innodb-use-native-aio=0 for MariaDB"
+    "start it without: uvicorn with --loop asyncio, MariaDB with --innodb-use-native-aio=0, "
+    "any program after sysctl kernel.io_uring_disabled=2"
 )
 _KERNEL_OBJECTS = {
     "/secretmem": "memory of a memfd_secret",

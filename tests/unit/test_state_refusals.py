@@ -388,7 +388,7 @@ def test_io_uring_with_a_thread_of_the_kernel(start: Start, tmp_path: Path) -> N
     names = [path.read_text() for path in Path(f"/proc/{child.pid}/task").glob("*/comm")]
     assert any(name.startswith("iou-wrk") for name in names)
     text = refusal(child, vmas.capture)
-    assert re.match("io_uring cannot be checkpointed; start it without: UV_USE_IO_URING=0", text)
+    assert re.match("io_uring cannot be checkpointed; start it without: uvicorn with --loop asyncio", text)
 
 
 @pytest.mark.skipif(not _IS_ROOT, reason="filters are read by root")
