@@ -102,7 +102,7 @@ class Description:
 @dataclass(frozen=True)
 class Fd:
     """One number of the table; `description` is an index. `passing`: only for the time of a restore, since it
-    is in flight and nowhere else.
+    is in flight, and the first process, which sends it, does not have it.
     """
 
     number: int
@@ -197,10 +197,10 @@ class _Capture:
         homes = [home for home, _ in described]
         self._check_chroot(homes, [description for _, description in described])
         indices = {(fd.pid, fd.number): index for index, fds in enumerate(holders) for fd in fds}
-        flying = [index for index, home in enumerate(homes) if home.in_flight]
-        passing = {index: self.first_free + at for at, index in enumerate(flying)}
+        passing = self._passing(holders)
+        flying = {index: number for index, number in passing.items() if homes[index].in_flight}
         objects = tuple(
-            replace(one, number=passing.get(index, one.number), object=self._with_rights(one.object, indices))
+            replace(one, number=flying.get(index, one.number), object=self._with_rights(one.object, indices))
             for index, (_, one) in enumerate(described)
         )
         self._raise()
@@ -225,12 +225,22 @@ class _Capture:
                 cwd=tracee.process.cwd(),
                 locks=(
                     *self._locks(pid, homes, holders),
-                    *(self._locks_in_flight(homes, passing) if process == 0 else ()),
+                    *(self._locks_in_flight(homes, flying) if process == 0 else ()),
                 ),
                 firewall=self._firewall_table(),
             )
             for process, (pid, tracee) in enumerate(self.tracees.items())
         ]
+
+    def _passing(self, holders: Sequence[Sequence[Descriptor]]) -> dict[int, int]:
+        """What the first process needs to send, and does not have: numbers of its own for a while."""
+        root = next(iter(self.tracees))
+        wanted = [
+            index
+            for index, fds in enumerate(holders)
+            if any(one.in_flight for one in fds) and all(one.pid != root for one in fds)
+        ]
+        return {index: self.first_free + at for at, index in enumerate(wanted)}
 
     def _firewall_table(self) -> str:
         firewall = self.choices.firewall
@@ -423,9 +433,9 @@ class _Capture:
                 raise descriptor.refused(f"{what} cannot be checkpointed", "release it first")
 
     def _locks_in_flight(
-        self, homes: Sequence[Descriptor], passing: dict[int, int]
+        self, homes: Sequence[Descriptor], flying: dict[int, int]
     ) -> Iterator[tuple[int, Lock]]:
-        for index, number in passing.items():
+        for index, number in flying.items():
             yield from ((number, lock) for lock in locks.capture(homes[index]))
 
     def _owner(self, descriptor: Descriptor) -> Owner | None:
