@@ -10,7 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { USERFAULTS_MAX = 64 };
+/* 64 spaces each of private and of shared memory (native/pager/pager.h, SPACES_MAX). */
+enum { USERFAULTS_MAX = 128 };
 
 struct userfault {
     uint64_t number;

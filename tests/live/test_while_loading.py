@@ -11,7 +11,7 @@ import pytest
 from tests.live.harness import Program, Restorer, descendants, kill_all_but
 
 
-@pytest.mark.parametrize("name", ["verify", "tree", "tree_uneven"])
+@pytest.mark.parametrize("name", ["verify", "tree", "tree_uneven", "lazy_shared"])
 @pytest.mark.parametrize("arguments", [("--fill", "none"), (), ("--fill", "none", "--pid", "ns")])
 def test_checkpoint_at_once(
     restorer: Restorer, program: Callable[[str], Program], arguments: tuple[str, ...], name: str
