@@ -56,7 +56,7 @@ def _others(tracee: Tracee) -> Iterator[str]:
         for kind, what in _SHARED:
             if _shares(tracee.pid, pid, kind):
                 yield f"it shares {what} with process {pid} '{_name(pid)}'"
-        if _tracer(pid) == tracee.pid:
+        if _traces(tracee.pid, pid):
             yield f"it traces process {pid} '{_name(pid)}'"
 
 
@@ -68,8 +68,9 @@ def _shares(pid: int, other: int, kind: int) -> bool:
         return False
 
 
-def _tracer(pid: int) -> int:
+def _traces(tracer: int, pid: int) -> bool:
+    # Not by a whole Status: every process of the machine is looked at while the tree is frozen.
     try:
-        return Process(pid).status.tracer
+        return f"\nTracerPid:\t{tracer}\n" in Process(pid).text("status")
     except RestorerError:
-        return 0
+        return False

@@ -433,6 +433,14 @@ def test_a_label_is_none_without_a_security_module() -> None:
     assert isinstance(security.label(Process(os.getpid()), "current"), str)
 
 
+def test_one_that_traces_another(start: Start) -> None:
+    child = start(
+        "other = os.fork()\nif other == 0: sys.stdin.read(); os._exit(0)\n"
+        "assert ctypes.CDLL(None).ptrace(0x4206, other, 0, 0) == 0"
+    )
+    assert re.search(r"it traces process \d+ 'python", refusal(child, unsupported.check))
+
+
 def test_core_scheduling_cookie(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scheduling.core_cookie(os.getpid()) == 0
     monkeypatch.setattr(scheduling, "core_cookie", lambda tid: 0xFFFF8881)
