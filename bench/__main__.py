@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import first_reply, recorded, resolve, resume, size, start
+from bench import demand, first_reply, heap, recorded, resolve, resume, size, start
 from bench.peer import peer_path
 
 _MEASUREMENTS = {
@@ -19,6 +19,8 @@ _MEASUREMENTS = {
     "reply": first_reply,
     "recorded": recorded,
     "size": size,
+    "heap": heap,
+    "demand": demand,
     "resolve": resolve,
 }
 _INSIDE = "RESTORER_BENCH_INSIDE"

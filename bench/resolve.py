@@ -13,22 +13,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.subject import build
 from restorer.report import table
 
 __all__ = ["measure"]
 
-_SOURCE = Path(__file__).with_name("resolve.c")
 _METHODS = ("move", "copy", "mremap")
 _ROUNDS_MAX = 3  # the mappings of mremap take seconds to make
-
-
-def _build(folder: Path) -> Path:
-    program = folder / "resolve"
-    command = ["cc", "-O2", "-std=gnu11", "-pthread", "-o", str(program), str(_SOURCE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{_SOURCE.name} cannot be compiled: {done.stderr.strip()}")
-    return program
 
 
 def _run(program: Path, method: str, faults: int) -> dict[str, Any]:
@@ -63,7 +54,7 @@ def _mappings(method: str, result: dict[str, Any]) -> tuple[str, ...]:
 def measure(folder: Path, rounds: int) -> str:
     """Three tables: what a fault costs, how many mappings there are, what a fork does to MOVE."""
     faults = int(os.environ.get("RESTORER_BENCH_FAULTS", "100000"))
-    program = _build(folder)
+    program = build("resolve", folder)
     results: dict[str, list[dict[str, Any]]] = {method: [] for method in _METHODS}
     for _ in range(min(rounds, _ROUNDS_MAX)):
         for method in _METHODS:

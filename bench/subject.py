@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import images
 from bench.peer import Criu
 from images.session import Session, anonymous_bytes, disk_bytes
 
-__all__ = ["Subject", "drop_cached", "started", "timed_ms"]
+__all__ = ["Subject", "build", "checkpointed", "drop_cached", "started", "timed_ms"]
 
 
 @dataclass
@@ -62,12 +63,29 @@ def started(
         recipe = images.load(name, folder)
     finally:
         os.environ.pop("RESTORER_CACHE_MB", None)
+    with checkpointed(recipe, folder, peer) as subject:
+        yield subject
+
+
+@contextmanager
+def checkpointed(recipe: images.Recipe, folder: Path, peer: Path | None = None) -> Iterator[Subject]:
+    """The same for a recipe that is there, with a store in `folder`."""
     with recipe, Session(folder) as session:
         cold_ms = timed_ms(recipe.start) + timed_ms(recipe.wait_ready)
         memory = anonymous_bytes(recipe.pid)
         criu = Criu(peer, folder / "criu") if peer else None
         if criu:
             criu.dump(recipe.pid)
-        result = session.checkpoint(recipe.pid, name)
+        result = session.checkpoint(recipe.pid, recipe.name)
         recipe.stop()  # reaped: its PID is free for the restores
-        yield Subject(name, recipe, session, criu, memory, disk_bytes(session.store), cold_ms, result)
+        yield Subject(recipe.name, recipe, session, criu, memory, disk_bytes(session.store), cold_ms, result)
+
+
+def build(name: str, folder: Path, *libraries: str) -> Path:
+    """The C program NAME.c of this package, compiled into `folder`. RuntimeError when it cannot be."""
+    source, program = Path(__file__).with_name(f"{name}.c"), folder / f"bench-{name}"
+    command = ["cc", "-O2", "-std=gnu11", "-pthread", "-o", str(program), str(source), *libraries]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{source.name} cannot be compiled: {done.stderr.strip()}")
+    return program

@@ -65,6 +65,18 @@ class Restored:
             time.sleep(0.005)
         raise TimeoutError(f"process {self.pid} is not loaded after {timeout_s:.0f} s")
 
+    def wait_left(self, timeout_s: float = 30.0) -> None:
+        """Until the launcher has left the process to us, a subreaper, and has been reaped."""
+        deadline = time.monotonic() + timeout_s
+        while _parent(self.pid) != os.getpid():
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"the launcher of process {self.pid} is still there after {timeout_s:.0f} s"
+                )
+            time.sleep(0.001)
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
     def kill(self) -> None:
         """Kill the restored process and all below it, and wait until they have gone."""
         if self.pid:
@@ -140,6 +152,11 @@ def kill(pid: int) -> None:
     finally:
         os.close(pidfd)
     _wait_gone(pid)
+
+
+def _parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
 
 
 def _wait_gone(pid: int) -> None:

@@ -85,7 +85,7 @@ class CTL:
     fill = Ctl(20)
     loaded = Ctl(24)
     ahead = Ctl(28)
-    suspended = Ctl(192)
+    suspended = Ctl(208)
 
 
 class SLOT:

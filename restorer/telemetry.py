@@ -35,6 +35,8 @@ COUNTERS = (
     "total_pages",
     "hot_pages",
     "hot_blocks",
+    "huge_pages",
+    "huge_dear",
 )
 PHASES = ("queue", "lookup", "read", "decode", "install")
 PATHS = ("nothing", "move", "copy", "zero", "poison", "hot")
@@ -45,7 +47,7 @@ FAULT = Struct("<QQIII5I2I")
 RING = 1024
 NO_RECORD = 0xFFFFFFFF
 _MAGIC = b"RSTRTRC\0"
-_VERSION = 1
+_VERSION = 2
 _LAUNCHER = "restorer-launch"
 _MEMFD = "/memfd:restorer (deleted)"
 _U64 = Struct("<Q")

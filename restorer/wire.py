@@ -137,6 +137,7 @@ class SegmentFlag(IntFlag):
     WIPEONFORK = 16
     SHARED = 32
     WINDOW = 64
+    NOHUGE = 128
 
 
 class RecordFlag(IntFlag):

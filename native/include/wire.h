@@ -19,6 +19,8 @@ enum wr_limits {
     WR_PAGE_BYTES = 4096,
     WR_CHUNK_PAGES = 16,
     WR_CHUNK_BYTES = 65536,
+    WR_BATCHES = 3,
+    WR_HUGE_BYTES = 2097152, /* what one huge page of x86-64 holds */
     WR_NO_SLOT = 0xffff,
     WR_NO_OBJECT = 0xffff,
     WR_SLOTS = 32768,            /* slots in the region, 8 bytes each */
@@ -184,6 +186,7 @@ enum wr_segment_flags {
     WR_SEGMENT_WIPEONFORK = 16, /* MADV_WIPEONFORK: a forked child reads zeroes here */
     WR_SEGMENT_SHARED = 32,     /* shows shared memory that comes lazily, from `image` in a window on */
     WR_SEGMENT_WINDOW = 64,     /* a window: all of one such piece of memory, where its pager puts pages in */
+    WR_SEGMENT_NOHUGE = 128,    /* MADV_NOHUGEPAGE */
 };
 
 struct wr_header {
@@ -328,6 +331,8 @@ struct wr_counters {
     uint64_t total_pages; /* in the index */
     uint64_t hot_pages;   /* installed from the working set */
     uint64_t hot_blocks;  /* of the working set decoded */
+    uint64_t huge_pages;  /* installed as parts of huge pages that were moved whole */
+    uint64_t huge_dear;   /* 1: new huge pages cost more than copying did, and were given up */
 };
 
 enum wr_calls_limits {
@@ -385,7 +390,7 @@ struct wr_shared {
 };
 
 enum wr_trace_limits {
-    WR_TRACE_VERSION = 1,
+    WR_TRACE_VERSION = 2,
     WR_TRACE_OFFSET = 4096, /* from struct wr_ctl on */
     WR_TRACE_FAULTS = 1024,
     WR_TRACE_NAME_BYTES = 208,
@@ -457,6 +462,7 @@ struct wr_runtime {
     uint64_t pool_bytes;
     uint64_t staging;       /* a VMA of its own: private anonymous READ|WRITE between two PROT_NONE pages */
     uint64_t staging_bytes; /* multiple of WR_CHUNK_BYTES */
+    uint64_t batches;       /* another such VMA, aligned to WR_HUGE_BYTES, WR_BATCHES times that large */
     uint64_t decoder;       /* static zstd decompression context */
     uint64_t decoder_bytes;
     uint64_t input; /* buffer for compressed bytes */

@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "awake.h"
 #include "channel.h"
 #include "clocks.h"
 #include "detach.h"
@@ -251,6 +252,7 @@ int main(int argc, char **argv)
     report_prepare_pidfile(&launch.options);
     recording_open(&launch.options);
     detach_begin(&launch.options);
+    awake_begin();
     prepare_self();
     load_image();
     start();

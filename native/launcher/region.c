@@ -16,6 +16,7 @@
 #define STAGING_BYTES     (UINT64_C(4) << 20)
 #define POOL_BYTES_MIN    (UINT64_C(4) << 20)
 #define PAGER_STACK_BYTES (UINT64_C(64) << 10)
+#define BATCHES_BYTES     ((uint64_t)WR_BATCHES * WR_HUGE_BYTES)
 #define PLACES_MAX        4096
 #define HOT_INPUT_BYTES   (UINT64_C(2) * WR_HOT_BLOCK_BYTES) /* above ZSTD_compressBound of a block */
 
@@ -25,7 +26,7 @@ struct layout {
         stack, tls, scratch;
     uint64_t hot, hot_buffer, hot_input;
     uint64_t shared, shared_records, shared_end;
-    uint64_t low_guard, staging, high_guard, end;
+    uint64_t low_guard, staging, middle_guard, batches, high_guard, end;
     uint64_t pool_bytes, decoder_bytes;
 };
 
@@ -96,6 +97,9 @@ static struct layout lay_out(const struct image *image, uint32_t index, const st
     at.scratch = take(&cursor, WR_SCRATCH_BYTES);
     at.low_guard = take(&cursor, WR_PAGE_BYTES);
     at.staging = take(&cursor, STAGING_BYTES);
+    at.middle_guard =
+        take(&cursor, WR_HUGE_BYTES + WR_PAGE_BYTES); /* the batches begin at a multiple in it */
+    at.batches = take(&cursor, BATCHES_BYTES);
     at.high_guard = take(&cursor, WR_PAGE_BYTES);
     at.end = cursor;
     return at;
@@ -207,6 +211,12 @@ static void share(uint64_t from, uint64_t to, uint64_t end)
         die("no memory for the restore: %s", strerror(errno));
 }
 
+/* The guard before them has a page left at least. */
+static uint64_t batches_of(uint64_t base, const struct layout *at)
+{
+    return (base + at->batches) & ~(uint64_t)(WR_HUGE_BYTES - 1);
+}
+
 /* `root` is the region of the root process, NULL when this is it. */
 static void map_parts(struct image *image, uint64_t base, const struct layout *at, const struct region *root)
 {
@@ -227,10 +237,12 @@ static void map_parts(struct image *image, uint64_t base, const struct layout *a
     map_part(blob_end, base + at->records, MAP_PRIVATE);
     map_part(base + at->records, base + at->pool, MAP_SHARED);
     map_part(base + at->pool, base + at->low_guard, MAP_PRIVATE);
-    map_part(base + at->staging, base + at->high_guard, MAP_PRIVATE);
+    map_part(base + at->staging, base + at->middle_guard, MAP_PRIVATE);
+    map_part(batches_of(base, at), batches_of(base, at) + BATCHES_BYTES, MAP_PRIVATE);
     /* Where transparent huge pages are "always", one would be split again by the first small move. EINVAL
      * without CONFIG_TRANSPARENT_HUGEPAGE. */
     madvise((void *)(base + at->staging), STAGING_BYTES, MADV_NOHUGEPAGE);
+    madvise((void *)batches_of(base, at), BATCHES_BYTES, MADV_HUGEPAGE);
 }
 
 static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct layout *at, uint64_t records)
@@ -253,6 +265,7 @@ static void fill_runtime(struct wr_runtime *runtime, uint64_t base, const struct
     runtime->pool_bytes = at->pool_bytes;
     runtime->staging = base + at->staging;
     runtime->staging_bytes = STAGING_BYTES;
+    runtime->batches = batches_of(base, at);
     runtime->decoder = base + at->decoder;
     runtime->decoder_bytes = at->decoder_bytes;
     runtime->input = base + at->input;

@@ -38,6 +38,8 @@ static const struct {
     {"total_pages", offsetof(struct wr_counters, total_pages)},
     {"hot_pages", offsetof(struct wr_counters, hot_pages)},
     {"hot_blocks", offsetof(struct wr_counters, hot_blocks)},
+    {"huge_pages", offsetof(struct wr_counters, huge_pages)},
+    {"huge_dear", offsetof(struct wr_counters, huge_dear)},
 };
 
 enum { COUNTERS = sizeof(counter_fields) / sizeof(counter_fields[0]) };

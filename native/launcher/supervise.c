@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "awake.h"
 #include "detach.h"
 #include "failure.h"
 #include "guard.h"
@@ -49,6 +50,7 @@ static void leave_tree_alone(struct launch *launch)
 {
     struct tree *tree = &launch->tree;
     launch->phase = PHASE_ALONE;
+    awake_end();
     guard_dismiss(tree);
     prctl(PR_SET_CHILD_SUBREAPER, 0);
     namespace_release(tree);
@@ -210,18 +212,22 @@ static bool finished(const struct launch *launch)
     return launch->phase == PHASE_ALONE && (may_leave(launch) || tree_root(&launch->tree)->ended);
 }
 
+/* -1 is never. */
+static int sooner_ms(int a_ms, int b_ms)
+{
+    return a_ms < 0 || (b_ms >= 0 && b_ms < a_ms) ? b_ms : a_ms;
+}
+
 static int poll_timeout_ms(const struct launch *launch)
 {
     uint32_t tries = UINT32_MAX;
     for (uint32_t i = 0; i < launch->tree.count; i++)
         if (launch->tree.members[i].phase == PHASE_LEAVING && launch->tree.members[i].teardown_tries < tries)
             tries = launch->tree.members[i].teardown_tries;
-    if (tries == UINT32_MAX) {
-        int wait_ms = recording_wait_ms(launch);
-        bool soon = terminal_wants_time() && (wait_ms < 0 || wait_ms > TERMINAL_WAIT_MS);
-        return soon ? TERMINAL_WAIT_MS : wait_ms;
-    }
-    return tries < TRIES_QUICK ? WAIT_QUICK_MS : WAIT_SLOW_MS;
+    if (tries != UINT32_MAX)
+        return tries < TRIES_QUICK ? WAIT_QUICK_MS : WAIT_SLOW_MS;
+    return sooner_ms(sooner_ms(recording_wait_ms(launch), awake_wait_ms()),
+                     terminal_wants_time() ? TERMINAL_WAIT_MS : -1);
 }
 
 /* fds to wait for: signals, who waits in front of us, the relay's, and of each member channel, pidfd, pager. */
@@ -254,6 +260,8 @@ static void step(struct launch *launch, struct pollfd *fds, int signals)
     look_at_members(launch);
     if (recording_wait_ms(launch) == 0)
         recording_finish(launch);
+    if (awake_wait_ms() == 0)
+        awake_end();
     if (launch->phase == PHASE_RESTORING && fds[1].revents != 0)
         quit(EXIT_OWN_FAILURE);
     for (uint32_t i = 0; i < launch->tree.count && launch->phase == PHASE_RUNNING; i++)

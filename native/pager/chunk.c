@@ -27,6 +27,7 @@ int chunk_init(struct pager *p)
 {
     p->decoder.memory = (uint8_t *)p->rt->decoder;
     p->decoder.input = (uint8_t *)p->rt->input;
+    p->decoder.packed = p->buffer;
     p->slots_count = (uint32_t)(p->rt->staging_bytes / WR_CHUNK_BYTES);
     return p->slots_count ? decoder_init(p, &p->decoder) : -ENOMEM;
 }
@@ -82,32 +83,37 @@ static uint8_t *slot(const struct pager *p, uint32_t index)
     return (uint8_t *)p->rt->staging + (uint64_t)(index % p->slots_count) * WR_CHUNK_BYTES;
 }
 
+uint32_t chunk_slots_ready(const struct pager *p)
+{
+    return __atomic_load_n(&p->slots_populated, __ATOMIC_SEQ_CST) -
+           __atomic_load_n(&p->slots_taken, __ATOMIC_SEQ_CST);
+}
+
 static void take_place(struct pager *p, int urgent, struct decoded *decoded)
 {
-    decoded->staged = urgent && p->slots_ready;
+    decoded->staged = urgent && chunk_slots_ready(p);
     decoded->pages = p->buffer;
     if (!decoded->staged)
         return;
-    decoded->pages = slot(p, p->slot_next);
-    p->slot_next = (p->slot_next + 1) % p->slots_count;
-    p->slots_ready--;
+    decoded->pages = slot(p, p->slots_taken);
+    __atomic_add_fetch(&p->slots_taken, 1, __ATOMIC_SEQ_CST);
+    if (chunk_slots_ready(p) < p->slots_count / 2)
+        ahead_ring(p);
 }
 
 int chunk_decode(struct pager *p, uint64_t index, int urgent, struct decoded *decoded)
 {
     decoded->record = index;
+    decoded->spread = 0;
     take_place(p, urgent, decoded);
     return decoder_run(p, &p->decoder, index, decoded->pages);
 }
 
-int chunk_populate_one(struct pager *p)
+/* A failure costs only time: decoding into a hole faults the page in. */
+void chunk_populate_one(struct pager *p)
 {
-    if (p->slots_ready == p->slots_count)
-        return 0;
-    /* A failure costs only time: decoding into a hole faults the page in. */
-    raw3(SYS_madvise, slot(p, p->slot_next + p->slots_ready), WR_CHUNK_BYTES, MADV_POPULATE_WRITE);
-    p->slots_ready++;
-    return 1;
+    raw3(SYS_madvise, slot(p, p->slots_populated), WR_CHUNK_BYTES, MADV_POPULATE_WRITE);
+    __atomic_add_fetch(&p->slots_populated, 1, __ATOMIC_SEQ_CST);
 }
 
 uint8_t *chunk_place(uint16_t mask, uint8_t *pages, uint32_t page)
@@ -119,5 +125,7 @@ uint8_t *chunk_place(uint16_t mask, uint8_t *pages, uint32_t page)
 
 uint8_t *chunk_page(const struct pager *p, const struct decoded *decoded, uint32_t page)
 {
+    if (decoded->spread)
+        return decoded->pages + (uint64_t)page * WR_PAGE_BYTES;
     return chunk_place(p->records[decoded->record].mask, decoded->pages, page);
 }

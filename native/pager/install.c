@@ -54,9 +54,13 @@ static long put(struct pager *p, const struct space *space, const struct decoded
     }
     /* Everything but a changing mm and a page already there may succeed by COPY: another protection, a busy source. */
     if (done < 0 && done != -EAGAIN && done != -EEXIST && done != -ESRCH) {
+        uint64_t began = trace_now();
+
         done = install_copy(space, run->at, from, bytes);
-        if (done > 0)
+        if (done > 0) {
             p->counters->copied_pages += (uint64_t)done / WR_PAGE_BYTES;
+            p->copied_cycles += trace_now() - began;
+        }
     }
     return done;
 }
@@ -107,6 +111,11 @@ static long poison(const struct space *space, uint64_t at, uint64_t bytes)
     long result = raw3(SYS_ioctl, space->uffd, UFFDIO_POISON, &arg);
 
     return result < 0 && arg.updated <= 0 ? result : arg.updated;
+}
+
+long install_huge(struct pager *p, uint64_t to, const uint8_t *from)
+{
+    return move(&p->spaces[0], to, from, WR_HUGE_BYTES);
 }
 
 int install_poison(struct pager *p, struct space *space, uint64_t index)

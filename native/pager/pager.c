@@ -209,8 +209,7 @@ void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *cou
     install_everywhere(p, decoded, counter);
 }
 
-/* What became of decoding a chunk: its pages where they belong, or poison there. */
-static void deliver(struct pager *p, int result, const struct decoded *decoded, uint64_t *counter)
+void pager_deliver(struct pager *p, int result, const struct decoded *decoded, uint64_t *counter)
 {
     if (result == -EBADMSG || result == -EIO) {
         poison(p, decoded->record);
@@ -223,20 +222,21 @@ static void deliver(struct pager *p, int result, const struct decoded *decoded, 
 
 void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter)
 {
-    const struct ahead_slot *ready = ahead_find(p, index);
     struct decoded decoded = {.record = index};
-    int result;
+    uint32_t place = 0;
+    struct batch *batch = batch_find(p, index, &place);
+    int result = batch ? batch_decoded(p, batch, place, &decoded) : -EAGAIN, taken = 0;
 
-    if (ready) {
-        decoded.pages = ready->pages;
-        result = ready->result;
-    } else {
+    if (result == -EAGAIN) {
+        taken = batch && batch_take(batch, place);
         wait_for_index(p);
         result = chunk_decode(p, index, urgent, &decoded);
         trace_phase(p, WR_PHASE_READ, p->decoder.read_at);
         trace_phase(p, WR_PHASE_DECODE, trace_now());
     }
-    deliver(p, result, &decoded, counter);
+    pager_deliver(p, result, &decoded, counter);
+    if (taken)
+        batch_finish(batch, place, -EAGAIN);
 }
 
 static uint64_t *fill_counter(const struct pager *p)
@@ -255,26 +255,11 @@ static int fill_one(struct pager *p, struct space *space)
     return 0;
 }
 
-/* The same for the process's own space, together with the thread that decodes ahead. When nothing is left to take on, the
- * thread may still be at a chunk: it is not waited for but done again, which happens once a restore. */
+/* The same for the process's own space. When all that is left to do is what the other thread is at, it is not waited for but
+ * done again, which happens once a restore: the thread gets no CPU that anybody else wants. */
 static int fill_own(struct pager *p)
 {
-    struct ahead_slot *slot = ahead_first(p);
-    int64_t index;
-
-    if (slot) {
-        struct decoded decoded = {.record = slot->record, .pages = slot->pages};
-
-        if (p->spaces[0].need[slot->record])
-            deliver(p, slot->result, &decoded, fill_counter(p));
-        ahead_release(p);
-        return 1;
-    }
-    index = ahead_claim(p);
-    if (index < 0)
-        return fill_one(p, &p->spaces[0]);
-    pager_bring(p, (uint64_t)index, 0, fill_counter(p));
-    return 1;
+    return batch_step(p, fill_counter(p)) || fill_one(p, &p->spaces[0]);
 }
 
 static int eager_one(struct pager *p)
@@ -448,8 +433,6 @@ static int work(struct pager *p)
         return eager_one(p);
     if (hot_one(p, &p->counters->fill_pages))
         return 1;
-    if (p->spaces[0].missing && chunk_populate_one(p))
-        return 1;
     return fill_any(p) || shared_fill_one(p);
 }
 
@@ -504,13 +487,14 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
     p->counters = &p->ctl->counters;
     p->trace = (struct wr_trace *)(rt->trace);
     hot_init(p);
+    batch_init(p);
     p->buffer = (uint8_t *)rt->pool + pager_bytes;
     pager_bytes += WR_CHUNK_BYTES;
+    if (chunk_init(p) != 0)
+        pager_lost(WR_LOST_POOL, -ENOMEM);
     pager_bytes += ahead_init(p, (uint8_t *)rt->pool + pager_bytes);
     pager_bytes += shared_init(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     init_spaces(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
-    if (chunk_init(p) != 0)
-        pager_lost(WR_LOST_POOL, -ENOMEM);
     for (;;) {
         look(p, !busy);
         p->resumed = p->resumed || __atomic_load_n(&p->ctl->go, __ATOMIC_SEQ_CST) != 0;

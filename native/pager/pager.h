@@ -4,6 +4,8 @@
  *
  *   space.c    which pages are needed, and where (no system calls)
  *   chunk.c    a chunk's bytes from the store into memory
+ *   batch.c    chunks of the fill, decoded by whoever is free, installed by the pager
+ *   ahead.c    a second thread, which decodes batches and populates staging
  *   install.c  pages from memory into a space: MOVE, COPY, ZEROPAGE, POISON, and what each errno means
  *   events.c   what the kernel tells: faults, forks, moved and dropped ranges
  *   fault.c    one fault, from the queue to its answer
@@ -25,7 +27,7 @@
 #include "space.h"
 
 enum {
-    AHEAD_SLOTS = 8,
+    BATCH_RECORDS = WR_HUGE_BYTES / WR_CHUNK_BYTES,
     FAULTS_MAX = 64,
     SPACES_MAX = 64,
     SPACES_RESERVE = 8, /* free spaces below which everything is filled, children first */
@@ -41,11 +43,12 @@ struct fault {
     struct space *shared; /* instead of spaces[space]: of shared memory */
 };
 
-/* A chunk in memory, decoded: its stored pages in order. */
+/* A chunk in memory, decoded. */
 struct decoded {
     uint64_t record;
     uint8_t *pages;
     int staged; /* 1: in the staging VMA, pages may be moved out of it */
+    int spread; /* 1: its pages lie as in its window; 0: those that are stored, one behind the other */
 };
 
 /* All of one piece of shared memory that this process has. */
@@ -78,27 +81,41 @@ struct shared {
 struct decoder {
     uint8_t *memory;  /* wr_runtime.decoder_bytes */
     uint8_t *input;   /* wr_runtime.input_bytes */
+    uint8_t *packed;  /* WR_CHUNK_BYTES: a chunk that has to be spread */
     void *zstd;       /* ZSTD_DCtx in `memory` */
     uint64_t read_at; /* time stamp of the end of the last read */
 };
 
-struct ahead_slot {
-    uint64_t record;
-    uint8_t *pages;
-    int result; /* of decoder_run */
+enum take { TAKE_FREE = 0, TAKE_TAKEN = 1, TAKE_DONE = 2 };
+enum populated { POPULATED_NOT = 0, POPULATED_SOON = 1, POPULATED = 2 };
+
+/* The records of one 2 MiB window that the fill brings next. Pager and decoding thread take them one by one; the pager
+ * installs them when the last is done, and uses the batch for another window then. */
+struct batch {
+    uint8_t *memory; /* WR_HUGE_BYTES, aligned to that */
+    uint64_t window; /* image address, aligned to WR_HUGE_BYTES */
+    uint64_t first;  /* records [first, first + count) lie in the window */
+    uint32_t count;  /* 0: the batch is free */
+    uint32_t order;  /* older batches have lower ones */
+    uint32_t
+        spread; /* 1: pages lie as in the window; 0: record i of the batch is packed at i * WR_CHUNK_BYTES */
+    uint32_t whole;               /* 1: all of it may be moved as one huge page */
+    uint32_t dirty;               /* 1: the memory is not all zeroes */
+    uint32_t broken;              /* 1: some of the memory has been moved away */
+    uint32_t populated;           /* enum populated */
+    uint32_t done;                /* records that are TAKE_DONE */
+    uint32_t installed;           /* records below have been installed */
+    uint32_t take[BATCH_RECORDS]; /* enum take; TAKE_DONE where there is no record */
+    int results[BATCH_RECORDS];   /* of decoder_run; -EAGAIN: not decoded into the batch */
 };
 
-/* A ring between the thread that decodes ahead (produced) and the pager (consumed). */
+/* The thread that decodes ahead. */
 struct ahead {
-    uint32_t state;
+    uint32_t stop;
     uint32_t bell; /* futex: something has changed for the thread */
     uint32_t asleep;
     uint32_t usable;
-    uint32_t produced;
-    uint32_t consumed;
-    uint64_t cursor; /* records below are taken on by somebody, or were not needed */
     struct decoder decoder;
-    struct ahead_slot slots[AHEAD_SLOTS];
 };
 
 struct pager {
@@ -119,18 +136,23 @@ struct pager {
     uint32_t faults_first;
     uint32_t faults_count;
 
-    /* A ring of staging slots, one chunk each: slots_ready of them, from slot_next on, have all their pages. */
+    /* A ring of staging slots, one chunk each: those from slots_taken to slots_populated have all their pages. */
     uint32_t slots_count;
-    uint32_t slots_ready;
-    uint32_t slot_next; /* the oldest ready one, taken next */
-    uint8_t *buffer;    /* WR_CHUNK_BYTES, always populated: decoded here, pages are copied out */
+    uint32_t slots_populated; /* written by the thread that decodes ahead */
+    uint32_t slots_taken;
+    uint8_t *buffer; /* WR_CHUNK_BYTES, always populated: decoded here, pages are copied out */
 
     struct shared shared;
 
     struct decoder decoder;
     struct ahead ahead;
-    uint64_t eager_next; /* first record that may still be eager */
-    int index_ready;     /* ctl.index_ready was seen set */
+    struct batch batches[WR_BATCHES];
+    uint32_t batches_opened;
+    uint64_t batch_next;    /* records below are in a batch, or were not needed */
+    uint32_t huge_dear;     /* a huge page costs more than copying its 512 pages does */
+    uint64_t copied_cycles; /* what copying counters->copied_pages has cost */
+    uint64_t eager_next;    /* first record that may still be eager */
+    int index_ready;        /* ctl.index_ready was seen set */
 
     const struct wr_hot *hot;             /* NULL without a working set */
     uint32_t hot_blocks;                  /* 0 once one of them was bad */
@@ -163,8 +185,11 @@ int chunk_init(struct pager *p);
  * the chunk is not what the index says; other -errno: the store cannot be read. */
 int chunk_decode(struct pager *p, uint64_t index, int urgent, struct decoded *decoded);
 
-/* Gives one staging slot all its pages; 0 when every slot has them. */
-int chunk_populate_one(struct pager *p);
+/* How many staging slots wait to be taken. */
+uint32_t chunk_slots_ready(const struct pager *p);
+
+/* Gives one staging slot all its pages: for the thread that decodes ahead. */
+void chunk_populate_one(struct pager *p);
 
 /* Where page `page` of the record's window lies in the decoded bytes. It must be in the record's mask. */
 uint8_t *chunk_page(const struct pager *p, const struct decoded *decoded, uint32_t page);
@@ -181,20 +206,34 @@ int decoder_run(struct pager *p, struct decoder *decoder, uint64_t index, uint8_
 /* The same for any record, wherever its index lies. */
 int decoder_decode(struct pager *p, struct decoder *decoder, const struct wr_record *record, uint8_t *pages);
 
+/* ---- batch.c ---- */
+
+void batch_init(struct pager *p);
+
+/* One step of the fill of the process's own space: 0 when nothing of it is left to do here. */
+int batch_step(struct pager *p, uint64_t *counter);
+
+/* For the thread that decodes ahead: populates the memory of a batch or decodes a record; 0 when there is none. */
+int batch_help(struct pager *p, struct decoder *decoder);
+
+/* The batch that has taken on `record` and its place in it, NULL when there is none. */
+struct batch *batch_find(struct pager *p, uint64_t record, uint32_t *place);
+
+/* Takes on a record that nobody has begun with; 0 if somebody has. batch_finish must follow, with -EAGAIN if the record
+ * was decoded elsewhere. */
+int batch_take(struct batch *batch, uint32_t place);
+void batch_finish(struct batch *batch, uint32_t place, int result);
+
+/* The record at `place` as decoded into the batch, its result; -EAGAIN: it is not there. */
+int batch_decoded(struct pager *p, struct batch *batch, uint32_t place, struct decoded *decoded);
+
 /* ---- ahead.c ---- */
 
 /* Cuts what the thread needs from zeroed `memory`; gives the bytes used. */
 uint64_t ahead_init(struct pager *p, uint8_t *memory);
 
-/* The record to fill next, never one that the thread is at: -1 when none is left to take on. Sets the thread to work. */
-int64_t ahead_claim(struct pager *p);
-
-/* The oldest chunk that the thread has finished, NULL when there is none; ahead_release gives its place back. */
-struct ahead_slot *ahead_first(struct pager *p);
-void ahead_release(struct pager *p);
-
-/* The same chunk by its record, to be used but not released. */
-struct ahead_slot *ahead_find(struct pager *p, uint64_t record);
+/* There may be work for the thread. */
+void ahead_ring(struct pager *p);
 
 /* Returns when the thread has gone. */
 void ahead_stop(struct pager *p);
@@ -235,6 +274,9 @@ long install_copy(const struct space *space, uint64_t to, const uint8_t *from, u
 
 /* All pages of `decoded` that the space still needs. 0; -EAGAIN: events must be read first; -ESRCH: the space's mm is gone. */
 int install_chunk(struct pager *p, struct space *space, const struct decoded *decoded, uint64_t *installed);
+
+/* All of WR_HUGE_BYTES at `from`, which is one huge page, to `to` in the process's own space. Bytes done, -errno. */
+long install_huge(struct pager *p, uint64_t to, const uint8_t *from);
 
 /* Poisons the pages of record `index` that the space needs: SIGBUS for who touches them. */
 int install_poison(struct pager *p, struct space *space, uint64_t index);
@@ -337,6 +379,9 @@ void pager_await(struct pager *p, uint32_t *word, uint32_t while_equal);
 
 /* Decoded pages into every space that needs them. */
 void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *counter);
+
+/* What became of decoding a chunk: its pages into every space that needs them, or poison there. */
+void pager_deliver(struct pager *p, int result, const struct decoded *decoded, uint64_t *counter);
 
 /* Brings record `index` to every space that needs it. */
 void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter);

@@ -370,3 +370,13 @@ int space_next_run(struct space *space, uint64_t index, uint32_t from, struct ru
     }
     return 0;
 }
+
+uint64_t space_place(const struct space *space, uint64_t image, uint64_t bytes, uint32_t *flags)
+{
+    const struct view *view = view_of_image(space, image);
+
+    if (!view || view->image > image || view_image_end(view) < image + bytes)
+        return 0;
+    *flags = view->flags;
+    return view->start + (image - view->image);
+}

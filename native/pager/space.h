@@ -110,6 +110,9 @@ int space_next_run(struct space *space, uint64_t index, uint32_t from, struct ru
 /* Pages [first, first + count) of record `index` are no longer needed. */
 void space_settle(struct space *space, uint64_t index, uint32_t first, uint32_t count);
 
+/* Where the program sees the image's [image, image + bytes), if it does so in one piece, and that piece's flags; 0 if not. */
+uint64_t space_place(const struct space *space, uint64_t image, uint64_t bytes, uint32_t *flags);
+
 /* Index of the record whose window holds image address `addr`, or of the next one above; records_count if none. */
 uint64_t space_record_at(const struct space *space, uint64_t addr);
 

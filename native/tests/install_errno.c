@@ -58,6 +58,11 @@ static _Noreturn void die(const char *what, long value)
     exit(1);
 }
 
+uint64_t trace_now(void)
+{
+    return 0;
+}
+
 _Noreturn void pager_lost(uint32_t what, long error)
 {
     if (what != WR_LOST_INSTALL || error >= 0)

@@ -344,6 +344,8 @@ def _segment_flags(mapping: Mapping) -> SegmentFlag:
         flags |= SegmentFlag.MOVE
     if "hg" in mapping.vma.flags:
         flags |= SegmentFlag.HUGE
+    if "nh" in mapping.vma.flags:
+        flags |= SegmentFlag.NOHUGE
     if "wf" in mapping.vma.flags:
         flags |= SegmentFlag.WIPEONFORK
     return flags
