@@ -177,6 +177,7 @@ class MessageKind(IntEnum):
     SUSPEND = 15
     SHARED_BAD = 16
     CALLS = 17
+    WIPES = 18
 
 
 class PagerFd(IntEnum):

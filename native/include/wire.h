@@ -354,6 +354,20 @@ struct wr_calls {
     struct wr_call list[64];
 };
 
+enum wr_wipes_limits {
+    WR_WIPES = 64,
+};
+
+/* The answer to WR_MESSAGE_WIPES: where the process has MADV_WIPEONFORK, ascending. */
+struct wr_wipes {
+    uint32_t ready; /* futex: 1 = the rest is written; set to 0 by the pager before it asks */
+    uint32_t count; /* WR_WIPES + 1 when there were more, or the process could not be looked at */
+    struct {
+        uint64_t start;
+        uint64_t end;
+    } list[64];
+};
+
 /* Shared memory of launcher, loader and pager: one page-aligned block, MAP_SHARED in the region. */
 struct wr_ctl {
     uint32_t go;          /* futex: 1 = run */
@@ -370,6 +384,7 @@ struct wr_ctl {
         suspended; /* futex: 1 = the launcher holds off the seccomp filters of all tasks of the process */
     uint32_t pad;
     struct wr_calls calls;
+    struct wr_wipes wipes;
 };
 
 enum wr_tree_limits {
@@ -514,6 +529,7 @@ enum wr_message_kind {
         15, /* all threads are there, and will have seccomp filters: suspend them until each has left */
     WR_MESSAGE_SHARED_BAD = 16, /* as POISONED, of shared memory: the pager cannot go on */
     WR_MESSAGE_CALLS = 17,      /* who is in madvise(2) now? The answer is written to ctl->calls */
+    WR_MESSAGE_WIPES = 18,      /* where is MADV_WIPEONFORK now? The answer is written to ctl->wipes */
 };
 
 enum wr_lost {
@@ -524,6 +540,7 @@ enum wr_lost {
     WR_LOST_ADVICE = 5, /* shared memory was discarded, and how cannot be told */
     WR_LOST_VIEW = 6,   /* a fault where nothing is known to be */
     WR_LOST_ORDER = 7,  /* threads moved memory, in which order cannot be told */
+    WR_LOST_WIPES = 8,  /* which memory a forked child finds wiped cannot be told */
 };
 
 /* One SOCK_SEQPACKET message. */

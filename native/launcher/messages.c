@@ -16,6 +16,7 @@
 #include "report.h"
 #include "say.h"
 #include "suspend.h"
+#include "wipes.h"
 
 static const char *lost_word(uint64_t what)
 {
@@ -35,6 +36,8 @@ static const char *lost_word(uint64_t what)
         return "a fault where no memory is known to be";
     case WR_LOST_ORDER:
         return "telling the order in which threads moved memory";
+    case WR_LOST_WIPES:
+        return "telling what of a forked child's memory is wiped";
     default:
         return "paging";
     }
@@ -203,6 +206,9 @@ static void handle(struct launch *launch, struct member *member, const struct wr
         break;
     case WR_MESSAGE_CALLS:
         calls_answer(&member->region.ctl->calls);
+        break;
+    case WR_MESSAGE_WIPES:
+        wipes_answer(&member->region.ctl->wipes, member->pid);
         break;
     case WR_MESSAGE_HOT_BAD:
         warn("the working set is damaged from block %llu on and is not used: pack it again with 'restorer "

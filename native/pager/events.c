@@ -61,9 +61,30 @@ void events_reap(struct pager *p)
             events_release(p, &p->spaces[s]);
 }
 
+/* MADV_WIPEONFORK is no event, so the launcher looks at the flags of the mappings. The child has them as they were when it
+ * was forked; another thread of its parent that changes them at the same moment may be a moment ahead of us. Which process
+ * another space belongs to nobody knows: its children get what held when it was forked itself. */
+static void learn_wipes(struct pager *p, struct space *space)
+{
+    struct wr_wipes *wipes = &p->ctl->wipes;
+
+    __atomic_store_n(&wipes->ready, 0, __ATOMIC_SEQ_CST);
+    pager_say(WR_MESSAGE_WIPES, 0, 0, 0, -1);
+    while (!__atomic_load_n(&wipes->ready, __ATOMIC_ACQUIRE))
+        pager_await(p, &wipes->ready, 0);
+    if (wipes->count > WR_WIPES)
+        pager_lost(WR_LOST_WIPES, -ENOSPC);
+    space_keep_all(space);
+    for (uint32_t i = 0; i < wipes->count; i++) {
+        if (!space_has_room(space))
+            pager_lost(WR_LOST_POOL, -ENOSPC);
+        space_wipe(space, wipes->list[i].start, wipes->list[i].end);
+    }
+}
+
 /* The launcher gets a copy of the child's userfaultfd: should we die, the child's missing pages must not turn into
  * zeroes before the launcher has killed it. */
-static void forked(struct pager *p, const struct space *parent, int uffd)
+static void forked(struct pager *p, struct space *parent, int uffd)
 {
     struct space *child;
 
@@ -71,6 +92,8 @@ static void forked(struct pager *p, const struct space *parent, int uffd)
         raw1(SYS_close, uffd);
         return;
     }
+    if (parent == &p->spaces[0])
+        learn_wipes(p, parent);
     child = free_space(p);
     if (!child)
         pager_lost(WR_LOST_POOL, -EAGAIN);

@@ -170,6 +170,20 @@ void space_init(struct space *space, const struct wr_segment *segments, uint32_t
     }
 }
 
+void space_keep_all(struct space *space)
+{
+    for (uint32_t i = 0; i < space->views_count; i++)
+        space->views[i].flags &= ~(uint32_t)WR_SEGMENT_WIPEONFORK;
+}
+
+void space_wipe(struct space *space, uint64_t start, uint64_t end)
+{
+    split(space, start);
+    split(space, end);
+    for (uint32_t i = view_at(space, start); i < space->views_count && space->views[i].start < end; i++)
+        space->views[i].flags |= WR_SEGMENT_WIPEONFORK;
+}
+
 void space_fork(struct space *child, const struct space *parent)
 {
     child->moved = parent->moved;

@@ -62,6 +62,11 @@ struct run {
  * SPACE_SPARE_VIEWS; segments that are not lazy are left out. */
 void space_init(struct space *space, const struct wr_segment *segments, uint32_t segments_count);
 
+/* The ranges that a forked child finds wiped are these alone, whatever was said before: once space_keep_all, then
+ * space_wipe for each. Needs two spare views. */
+void space_keep_all(struct space *space);
+void space_wipe(struct space *space, uint64_t start, uint64_t end);
+
 /* A forked child: what the parent needs, but nothing of what MADV_WIPEONFORK covers. */
 void space_fork(struct space *child, const struct space *parent);
 
