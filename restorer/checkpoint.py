@@ -14,8 +14,9 @@ from restorer import loading, memory
 from restorer.firewall import Firewall
 from restorer.frozen import Frozen, seize_tree
 from restorer.memory import MemorySummary
-from restorer.state import fds
+from restorer.state import fdcapture
 from restorer.state.choices import Choices
+from restorer.state.fdtable import Fds
 from restorer.store import ImageWriter, firewall_of, open_store
 from restorer.worker import Link, Progress, run_in_worker
 
@@ -109,14 +110,14 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
     )
 
 
-def _end(request: Request, tree: Frozen, tables: list[fds.Fds], firewall: Firewall | None) -> None:
+def _end(request: Request, tree: Frozen, tables: list[Fds], firewall: Firewall | None) -> None:
     """Kills the target. The peers of its TCP connections see them reset, or nothing at all."""
     if request.tcp == "close":
-        fds.reset_connections(tree.tracees, tables)
+        fdcapture.reset_connections(tree.tracees, tables)
     if firewall is not None:
         firewall.keep(f"TCP connections of image {request.name}")
         try:
-            fds.close_connections_quietly(tree.tracees, tables)
+            fdcapture.close_connections_quietly(tree.tracees, tables)
         except BaseException:
             firewalls.remove(firewall.table)
             raise
@@ -125,7 +126,7 @@ def _end(request: Request, tree: Frozen, tables: list[fds.Fds], firewall: Firewa
 
 def _describe(
     request: Request, link: Link, tree: Frozen, writer: ImageWriter, firewall: Firewall | None
-) -> tuple[bytes, list[MemorySummary], list[fds.Fds]]:
+) -> tuple[bytes, list[MemorySummary], list[Fds]]:
     """The sealed image, its memory being in the writer already, and the descriptors of its processes."""
     link.check()
     choices = Choices(request.tcp == "close", firewall, request.ext_unix, request.skip_in_flight)

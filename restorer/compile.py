@@ -33,7 +33,9 @@ from restorer.state import (
     contents,
     credentials,
     cwd,
+    fdcapture,
     fds,
+    fdtable,
     itimers,
     lazyshared,
     membarrier,
@@ -65,6 +67,7 @@ from restorer.state import (
     vmas,
 )
 from restorer.state.choices import Choices
+from restorer.state.fdtable import Fds
 from restorer.tracee import Tracee
 
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ class CheckpointState:
     vdso: vdso.Vdso
     mm: mm.Mm
     membarrier: membarrier.Membarrier
-    fds: fds.Fds
+    fds: Fds
     contents: contents.Contents
     cwd: cwd.Cwd
     umask: umask.Umask
@@ -162,20 +165,19 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     family = births.capture(frozen.pids, frozen.zombies)
     # Its mappings first: later ones of ours would be among them.
     memories = [vmas.capture(tracee) for tracee in frozen.tracees]
-    tables = fds.capture(frozen.tracees, choices)
+    tables = fdcapture.capture(frozen.tracees, choices)
     processes = [
         _capture_process(tracee, memory, table)
         for tracee, memory, table in zip(frozen.tracees, memories, tables, strict=True)
     ]
-    first_fd = fds.first_free(tables)
-    found = [(*vmas.carried(one.memory), *fds.carried(one.fds)) for one in processes]
+    first_fd = fdtable.first_free(tables)
+    found = [(*vmas.carried(one.memory), *fdtable.carried(one.fds)) for one in processes]
     used = [_used(one.memory, one.vdso) for one in processes]
     lazy = lazyshared.choose([_candidate(one) for one in processes], [span for one in used for span in one])
     divided = contents.divide(found, used, [one.pid for one in processes], first_fd, lazy.files)
     sharers.check(frozen.pids, (content for one in divided for content, _ in one.files))
-    fd_base = (
-        first_fd + len(contents.exchanged(found)) + len(fds.lent(tables)) + _FDS_OF_PROCESS * len(processes)
-    )
+    moved = len(contents.exchanged(found)) + len(fdtable.lent(tables))
+    fd_base = first_fd + moved + _FDS_OF_PROCESS * len(processes)
     return TreeState(
         births=births.with_stops(family, frozen.tracees, [one.stopped for one in processes]),
         processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),
@@ -189,11 +191,11 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
 
 
 def _candidate(state: CheckpointState) -> lazyshared.Candidate:
-    opened = frozenset(fds.carried(state.fds))
+    opened = frozenset(fdtable.carried(state.fds))
     return lazyshared.Candidate(state.memory, opened, state.rlimits, state.eager)
 
 
-def _capture_process(tracee: Tracee, memory: vmas.Vmas, table: fds.Fds) -> CheckpointState:
+def _capture_process(tracee: Tracee, memory: vmas.Vmas, table: Fds) -> CheckpointState:
     process = tracee.process
     timers = posix_timers.capture(tracee)
     parts = tuple(_capture_thread(tracee, index) for index in range(len(tracee.threads)))

@@ -21,7 +21,7 @@ from restorer.errors import Refused
 from restorer.procfs import Process
 from restorer.state import (
     cwd,
-    fds,
+    fdcapture,
     namespaces,
     posix_timers,
     scheduling,
@@ -248,7 +248,7 @@ FDS = {
 
 
 def capture_fds(tracee: Tracee) -> object:
-    return fds.capture([tracee])
+    return fdcapture.capture([tracee])
 
 
 @pytest.mark.parametrize("what", FDS)
@@ -339,7 +339,7 @@ def test_pipe_to_another_process(start: Start) -> None:
 def test_reset_connections_are_allowed_on_demand(start: Start) -> None:
     child = start(FDS["connection"][0])
     with seize(child.pid) as tracee:
-        (table,) = fds.capture([tracee], Choices(tcp_close=True))
+        (table,) = fdcapture.capture([tracee], Choices(tcp_close=True))
     states = [getattr(one.object, "state", "") for one in table.descriptions]
     assert sorted(filter(None, states)) == ["listening", "reset", "reset"]
 
@@ -347,7 +347,7 @@ def test_reset_connections_are_allowed_on_demand(start: Start) -> None:
 def test_capture_takes_nothing_away(start: Start) -> None:
     child = start("r, w = os.pipe(); os.write(w, b'kept'); a, b = socket.socketpair(); a.send(b'kept too')")
     with seize(child.pid) as tracee:
-        (first,), (second,) = fds.capture([tracee]), fds.capture([tracee])
+        (first,), (second,) = fdcapture.capture([tracee]), fdcapture.capture([tracee])
     assert first == second
     assert [pipe.packets for pipe in first.pipes] == [(b"kept",)]
     assert (Message(b"kept too"),) in [getattr(one.object, "queue", ()) for one in first.descriptions]
