@@ -178,6 +178,7 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     sharers.check(frozen.pids, (content for one in divided for content, _ in one.files))
     moved = len(contents.exchanged(found)) + len(fdtable.lent(tables))
     fd_base = first_fd + moved + _FDS_OF_PROCESS * len(processes)
+    fdtable.check_room(tables, fd_base)
     return TreeState(
         births=births.with_stops(family, frozen.tracees, [one.stopped for one in processes]),
         processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),

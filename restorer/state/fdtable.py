@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from restorer.errors import Refused
 from restorer.state import (
     ptys,
 )
@@ -43,6 +45,9 @@ Object: TypeAlias = (
     | UnixSocket
     | Stdio
 )
+
+# What launcher and loader have open of their own, with room to spare.
+_FDS_OF_RESTORE = 32
 
 _Kind = TypeVar("_Kind", Epoll, InetSocket, Inotify, TimerFd, UnixSocket)
 
@@ -116,6 +121,18 @@ def first_free(tables: Sequence[Fds]) -> int:
         if isinstance(one.object, Epoll):
             used += (entry.fd for entry in one.object.elsewhere)
     return max(used, default=-1) + 1
+
+
+def check_room(tables: Sequence[Fds], fd_base: int) -> None:
+    """Raises Refused where a restore by a user with our limits would find too few numbers above `fd_base`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(tables[0].descriptions) + _FDS_OF_RESTORE
+    if hard == resource.RLIM_INFINITY or fd_base + needed <= hard:
+        return
+    raise Refused(
+        f"fd {fd_base - 1} or near it is open, and a restore needs {needed} numbers above it",
+        f"raise the hard limit of open files (ulimit -Hn), {hard} now, or close it",
+    )
 
 
 def is_home_made(state: Object) -> bool:

@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from restorer.procfs import Process
 from restorer.state import (
     cwd,
     fdcapture,
+    fdtable,
     namespaces,
     posix_timers,
     scheduling,
@@ -255,6 +257,21 @@ def capture_fds(tracee: Tracee) -> object:
 def test_fds(start: Start, what: str) -> None:
     code, message = FDS[what]
     assert re.search(message, refusal(start(code), capture_fds))
+
+
+def test_no_room_for_fds(start: Start) -> None:
+    """A restore opens what it needs above the highest number: valgrind has its own at the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard})); os.dup2(0, {hard - 2})"
+
+    def capture(tracee: Tracee) -> object:
+        tables = fdcapture.capture([tracee])
+        fdtable.check_room(tables, fdtable.first_free(tables))
+        return tables
+
+    said = refusal(start(code), capture)
+    assert re.match(rf"fd {hard - 2} or near it is open, and a restore needs \d+ numbers above it", said)
+    assert "ulimit -Hn" in said
 
 
 # An expression that opens it, where this machine has it, and what the refusal says.
