@@ -74,7 +74,6 @@ static void learn_wipes(struct pager *p, struct space *space)
         pager_await(p, &wipes->ready, 0);
     if (wipes->count > WR_WIPES)
         pager_lost(WR_LOST_WIPES, -ENOSPC);
-    space_keep_all(space);
     for (uint32_t i = 0; i < wipes->count; i++) {
         if (!space_has_room(space))
             pager_lost(WR_LOST_POOL, -ENOSPC);
@@ -92,16 +91,21 @@ static void forked(struct pager *p, struct space *parent, int uffd)
         raw1(SYS_close, uffd);
         return;
     }
-    if (parent == &p->spaces[0])
-        learn_wipes(p, parent);
     child = free_space(p);
     if (!child)
         pager_lost(WR_LOST_POOL, -EAGAIN);
     child->uffd = uffd;
     child->number = ++p->next_number;
-    space_fork(child, parent);
     p->spaces_used++;
+    /* At once: until it is sent nobody but us holds it. */
     pager_say(WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
+    if (parent == &p->spaces[0]) {
+        /* Should the launcher end before it answers, all that the child may lack is poisoned. */
+        space_keep_all(parent);
+        space_fork(child, parent);
+        learn_wipes(p, parent);
+    }
+    space_fork(child, parent);
 }
 
 static void move_now(struct pager *p, struct space *space, const struct move *move)

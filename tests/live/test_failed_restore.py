@@ -68,7 +68,7 @@ def seen(folder: Path, what: str = "") -> dict[str, object]:
     return {
         "processes": set(descendants(os.getpid())),
         "mounts": Path("/proc/self/mountinfo").read_text(),
-        "files": sorted(str(path) for path in folder.rglob("*")),
+        "files": sorted(str(path) for path in folder.rglob("*") if not path.is_socket()),
         "sysv": [[line.split()[:3] for line in table.read_text().splitlines()] for table in _IPC]
         if what == "sysv"
         else [],
@@ -76,16 +76,22 @@ def seen(folder: Path, what: str = "") -> dict[str, object]:
     }
 
 
+def socket_files(folder: Path) -> set[Path]:
+    """Those that the former process has left are of no use: a restore takes them away before it binds."""
+    return {path for path in folder.rglob("*") if path.is_socket()}
+
+
 def fails_without_trace(restorer: Restorer, taken: Program, what: str, *arguments: str) -> bool:
     """Whether it failed; what succeeded is ended."""
     folder, ours = taken.workdir.parent, PROGRAMS[taken.name]
-    before = seen(folder, ours)
+    before, sockets = seen(folder, ours), socket_files(folder)
     done = restorer.run("restore", "image", "-d", *arguments)
     if done.returncode == 0:
         kill_all_but(before["processes"])  # type: ignore[arg-type]
         return False
     assert done.returncode == 125 and done.stderr.count("\n") == 1, f"{what}: {done.stderr}"
     assert seen(folder, ours) == before, f"{what}: {done.stderr}"
+    assert socket_files(folder) <= sockets, f"{what}: {done.stderr}"
     return True
 
 

@@ -152,9 +152,9 @@ def test_a_refused_checkpoint_changes_nothing(restorer: Restorer, started: Start
     before = tables()
     fd = started.folder / "refuse"
     fd.touch()
-    harness.wait_until(lambda: not fd.exists(), "the program to open an inotify instance")
+    harness.wait_until(lambda: not fd.exists(), "the program to open a userfaultfd")
     message = restorer.fails("checkpoint", started.program.pid, "image", "--tcp", "established")
-    assert "inotify" in message
+    assert "userfaultfd" in message
     assert tables() == before
     started.peer.speak_meanwhile()
     started.finish()

@@ -262,7 +262,8 @@ def test_fds(start: Start, what: str) -> None:
 def test_no_room_for_fds(start: Start) -> None:
     """A restore opens what it needs above the highest number: valgrind has its own at the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    code = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard})); os.dup2(0, {hard - 2})"
+    raised = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard}))"
+    code = f"import resource; {raised}; os.dup2(0, {hard - 2})"
 
     def capture(tracee: Tracee) -> object:
         tables = fdcapture.capture([tracee])
