@@ -23,6 +23,7 @@ from restorer.errors import RestorerError
 from restorer.store import open_store
 
 DEEDS = {"fail": 1, "kill-before": 2, "kill-after": 3, "signal": 4}
+_NR_PPOLL = "271"
 LET_GO_S = 5.0
 _library = ctypes.CDLL(None)
 
@@ -60,7 +61,8 @@ def look(pid: int, masks: dict[str, str]) -> str:
     deadline = time.monotonic() + LET_GO_S
     while True:
         found = held(pid)
-        if not found and (now := signal_masks(pid)) != masks:
+        now = signal_masks(pid)
+        if not found and any(masks.get(task, mask) != mask for task, mask in now.items()):
             found = f"signal masks: {masks} are {now}"
         if not found or time.monotonic() > deadline:
             return found
@@ -68,12 +70,16 @@ def look(pid: int, masks: dict[str, str]) -> str:
 
 
 def signal_masks(pid: int) -> dict[str, str]:
+    """The masks of all threads but those which are, or may be, in ppoll(2): there it is another meanwhile."""
     found = {}
     for one in tree(pid):
         for task in Path(f"/proc/{one}/task").iterdir():
-            for line in (task / "status").read_text().splitlines():
-                if line.startswith("SigBlk"):
-                    found[task.name] = line.split()[1]
+            before, lines, after = ((task / name).read_text() for name in ("syscall", "status", "syscall"))
+            if any(call.split()[0] in ("running", _NR_PPOLL) for call in (before, after)):
+                continue
+            found[task.name] = next(
+                line.split()[1] for line in lines.splitlines() if line.startswith("SigBlk")
+            )
     return found
 
 
