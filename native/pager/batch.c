@@ -349,14 +349,6 @@ static void close_batch(struct batch *batch)
     __atomic_store_n(&batch->count, 0, __ATOMIC_SEQ_CST);
 }
 
-static int is_needed(const struct pager *p, uint64_t record)
-{
-    for (uint32_t s = 0; s < p->spaces_count; s++)
-        if (p->spaces[s].uffd >= 0 && p->spaces[s].need[record])
-            return 1;
-    return 0;
-}
-
 /* One move or one chunk: a fault waits for no more. */
 static void install_some(struct pager *p, struct batch *batch, uint64_t *counter)
 {
@@ -369,7 +361,7 @@ static void install_some(struct pager *p, struct batch *batch, uint64_t *counter
         struct decoded decoded = {.record = batch->first + place};
         int result;
 
-        if (!is_needed(p, decoded.record))
+        if (!pager_needs(p, decoded.record))
             continue;
         result = batch_decoded(p, batch, place, &decoded);
         if (result == -EAGAIN)

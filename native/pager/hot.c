@@ -28,18 +28,10 @@ void hot_init(struct pager *p)
     p->hot_blocks = p->hot ? p->hot->blocks_count : 0;
 }
 
-static int needed(const struct pager *p, uint32_t record)
-{
-    for (uint32_t s = 0; s < p->spaces_count; s++)
-        if (p->spaces[s].uffd >= 0 && p->spaces[s].need[record])
-            return 1;
-    return 0;
-}
-
 static int block_needed(const struct pager *p, const struct wr_hot_block *block)
 {
     for (uint32_t i = 0; i < block->count; i++)
-        if (needed(p, chunks(p)[block->first + i]))
+        if (pager_needs(p, chunks(p)[block->first + i]))
             return 1;
     return 0;
 }
@@ -129,7 +121,7 @@ int hot_one(struct pager *p, uint64_t *counter)
         while (p->hot_open && p->hot_chunk < p->hot_open->count) {
             uint32_t i = p->hot_chunk++;
 
-            if (!needed(p, chunks(p)[p->hot_open->first + i]))
+            if (!pager_needs(p, chunks(p)[p->hot_open->first + i]))
                 continue;
             install(p, i, counter);
             return 1;

@@ -202,6 +202,14 @@ static void wait_for_index(struct pager *p)
         pager_await(p, &p->ctl->index_ready, 0);
 }
 
+int pager_needs(const struct pager *p, uint64_t record)
+{
+    for (uint32_t s = 0; s < p->spaces_count; s++)
+        if (p->spaces[s].uffd >= 0 && p->spaces[s].need[record])
+            return 1;
+    return 0;
+}
+
 void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *counter)
 {
     if (p->records[decoded->record].flags & WR_RECORD_WRITE && !p->resumed)

@@ -377,6 +377,9 @@ void events_reap(struct pager *p);
 /* Waits until the word is set by the launcher or by another pager; ends the program with the launcher. */
 void pager_await(struct pager *p, uint32_t *word, uint32_t while_equal);
 
+/* Whether some space lacks a page of the record. */
+int pager_needs(const struct pager *p, uint64_t record);
+
 /* Decoded pages into every space that needs them. */
 void pager_install(struct pager *p, const struct decoded *decoded, uint64_t *counter);
 
