@@ -136,7 +136,7 @@ def _pack_header(parts: Parts, header: Header, layout: _Layout) -> bytes:
         *(layout.pids, len(header.pids)),
         0 if header.terminal is None else layout.at(header.terminal),
         *header.clocks,
-        0,
+        header.leaders,
     )
 
 

@@ -406,6 +406,7 @@ def _header(tree: TreeState, summaries: Sequence[MemorySummary], image: Image) -
             _process_entry(state, summary) for state, summary in zip(tree.processes, summaries, strict=True)
         ),
         pids=tree.births.pids,
+        leaders=len(tree.births.leaders),
         manifest=_manifest(tree, summaries),
         terminal=_terminal(tree, image),
         clocks=(tree.clocks.monotonic_ns, tree.clocks.boottime_ns, int(tree.clocks.own)),

@@ -182,8 +182,9 @@ class ProcessEntry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What compile.py decides of struct wr_header; `pids` are all process IDs that a restore chooses,
-    `terminal` is a struct wr_terminal, None for none; `clocks` are monotonic_ns, boottime_ns and own_time.
+    """What compile.py decides of struct wr_header; `pids` are all process IDs that a restore chooses, the
+    first `leaders` of them those of leaders of sessions; `terminal` is a struct wr_terminal, None for none;
+    `clocks` are monotonic_ns, boottime_ns and own_time.
     """
 
     image_id: int
@@ -194,3 +195,4 @@ class Header:
     manifest: bytes
     terminal: Data | None = None
     clocks: tuple[int, int, int] = (0, 0, 0)
+    leaders: int = 0

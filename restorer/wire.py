@@ -71,7 +71,7 @@ class Header(NamedTuple):
     monotonic_ns: int
     boottime_ns: int
     own_time: int
-    pad: int
+    leaders_count: int
 
 
 def read_header(blob: bytes) -> Header:

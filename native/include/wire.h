@@ -212,13 +212,14 @@ struct wr_header {
     uint32_t slots_count;     /* highest slot used + 1, at most WR_SLOTS */
     uint32_t manifest_offset; /* UTF-8 JSON, for Python and people; last in the blob */
     uint32_t manifest_bytes;
-    uint32_t pids_offset; /* int32_t[]: every process ID that the restore will choose */
+    uint32_t
+        pids_offset; /* int32_t[]: every process ID that the restore will choose, leaders of sessions first */
     uint32_t pids_count;
     uint32_t terminal_offset; /* struct wr_terminal, 0 without one */
     uint64_t monotonic_ns;    /* CLOCK_MONOTONIC at the checkpoint, as the program read it */
     uint64_t boottime_ns;     /* CLOCK_BOOTTIME */
     uint32_t own_time;        /* 1: the program was in a time namespace, and these are not the machine's */
-    uint32_t pad;
+    uint32_t leaders_count;   /* how many of pids[] lead a session; 0 in images older than the field */
 };
 
 /* The terminal outside of the tree that it had: what a launcher in the foreground makes of its own. */

@@ -43,8 +43,9 @@ static bool tables_valid(const struct image *image)
                         sizeof(struct wr_process)) &&
            table_inside(image, header->ports_offset, header->ports_count, sizeof(struct wr_port)) &&
            table_inside(image, header->pids_offset, header->pids_count, sizeof(int32_t)) &&
-           header->shared_program < header->programs_count && header->undo_program < header->programs_count &&
-           header->processes_count > 0 && header->manifest_offset <= image->bytes &&
+           header->leaders_count <= header->pids_count && header->shared_program < header->programs_count &&
+           header->undo_program < header->programs_count && header->processes_count > 0 &&
+           header->manifest_offset <= image->bytes &&
            header->manifest_bytes <= image->bytes - header->manifest_offset;
 }
 

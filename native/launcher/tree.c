@@ -22,7 +22,7 @@
 #define CLONE_CLEAR_SIGHAND 0x100000000ULL
 #endif
 
-enum { KILL_ROUNDS = 5000, ZOMBIE_TRIES = 1000 };
+enum { KILL_ROUNDS = 5000, WAIT_TRIES = 1000 };
 
 static void run_program(const struct region *region, uint64_t stack, uint32_t program)
     __attribute__((noreturn));
@@ -68,12 +68,13 @@ static void die_clone(pid_t pid, int error)
     die("cannot make process %d: %s", pid, strerror(error));
 }
 
-/* Whoever was checkpointed a moment ago may still be waiting to be reaped by its parent. */
-static bool wait_for_zombie(pid_t pid, int tries)
+/* Whether a PID in use may soon be free: whoever was checkpointed or killed a moment ago may still be waiting to be
+ * reaped by its parent, or be a session in which nobody is left but its pager, which ends when it hears of it. */
+static bool wait_until_free(pid_t pid, int tries)
 {
     static const struct timespec pause = {.tv_nsec = 2000000};
     struct proc_stat stat;
-    if (tries == ZOMBIE_TRIES || !proc_stat(pid, &stat) || stat.state != 'Z')
+    if (tries == WAIT_TRIES || (proc_stat(pid, &stat) && stat.state != 'Z'))
         return false;
     nanosleep(&pause, NULL);
     return true;
@@ -108,16 +109,35 @@ static int refusal(void)
     return syscall(SYS_clone3, &args, sizeof(args)) < 0 ? errno : EEXIST;
 }
 
+/* An ID that only a session or a process group has is not in /proc: a process that takes it for a moment tells. */
+static bool is_taken(pid_t pid)
+{
+    struct clone_args args = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1};
+    long child = syscall(SYS_clone3, &args, sizeof(args));
+    if (child == 0)
+        _exit(0);
+    if (child > 0)
+        waitpid((pid_t)child, NULL, 0);
+    return child < 0 && errno == EEXIST;
+}
+
 void tree_await_pids(const struct image *image)
 {
     struct proc_stat stat;
+    const int32_t *pids = image_pids(image);
     for (uint32_t i = 0; i < image_header(image)->pids_count; i++) {
-        pid_t pid = image_pids(image)[i];
         int tries = 0;
-        while (wait_for_zombie(pid, tries))
+        while (proc_stat(pids[i], &stat) && wait_until_free(pids[i], tries))
             tries++;
-        if (proc_stat(pid, &stat))
-            die_clone(pid, refusal());
+        if (proc_stat(pids[i], &stat))
+            die_clone(pids[i], refusal());
+    }
+    for (uint32_t i = 0; i < image_header(image)->leaders_count; i++) {
+        /* The root's is seen by tree_clone. */
+        bool root = pids[i] == image_process(image, 0)->pid;
+        for (int tries = 0; !root && is_taken(pids[i]); tries++)
+            if (!wait_until_free(pids[i], tries))
+                die_clone(pids[i], EEXIST);
     }
 }
 
@@ -143,7 +163,7 @@ void tree_clone(struct tree *tree, const struct image *image)
         if (child == 0)
             run_program(&root->region, stack, program);
         error = errno;
-    } while (child < 0 && error == EEXIST && wait_for_zombie(pid, tries++));
+    } while (child < 0 && error == EEXIST && wait_until_free(pid, tries++));
     signals_unblock_faults();
     if (child < 0)
         die_clone(pid, error);

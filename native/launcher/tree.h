@@ -59,7 +59,8 @@ void tree_init(struct tree *tree, const struct image *image);
 
 struct member *tree_root(const struct tree *tree);
 
-/* Waits until no zombie has a PID that the image chooses; ends the launcher with a message when a process has one. */
+/* Waits, 2 s at most, until no zombie and no session of which only the pager is left has a PID that the image chooses;
+ * ends the launcher with a message when one is taken. */
 void tree_await_pids(const struct image *image);
 
 /* Makes the root with the image's PID: it runs its main program, which forks the others. */

@@ -101,11 +101,17 @@ class Births:
         return len(self.pids)
 
     @property
+    def leaders(self) -> tuple[int, ...]:
+        """The IDs of those that live and lead a session."""
+        return tuple(one.session.pid for one in self.processes if one.session.leads_session)
+
+    @property
     def pids(self) -> tuple[int, ...]:
-        """All IDs that are chosen."""
-        found: list[int] = []
+        """All IDs that are chosen, those of `leaders` first."""
+        found = list(self.leaders)
         for one in self.processes:
-            found += (one.session.pid, *one.short_lived)
+            found += () if one.session.leads_session else (one.session.pid,)
+            found += one.short_lived
         return tuple(found)
 
 

@@ -135,8 +135,10 @@ def emit(state: credentials.Credentials, uffds: Userfaults, image: Image) -> Non
         program.syscall(NR.close_range, len(fds), _CLOSE_ALL_ABOVE, 0)
         program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
         program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
-        # Out of process group and session: it would keep both alive, and be meant by signals to the group.
-        program.syscall(NR.setsid)
+        # Out of the process group: it would keep the group alive, and be meant by signals to it. But not out
+        # of the session, which is what the kernel shares CPUs out by (sched(7), "The autogroup feature"): in
+        # one of its own the thread that works ahead would not give way to the program, SCHED_IDLE or not.
+        program.syscall(NR.setpgid, 0, 0)
         credentials.emit_pager(state, image)
         _emit_decoder(image)
         _emit_filter(image)

@@ -55,7 +55,8 @@ def test_it_shares_the_memory_and_nothing_else(lazy: tuple[Program, Restored, in
     started, restored, pager = lazy
     assert os.readlink(f"/proc/{pager}/exe") == os.readlink(f"/proc/{restored.pid}/exe")
     assert status(pager, "Tgid") != status(restored.pid, "Tgid")
-    assert os.getsid(pager) == pager
+    assert os.getpgid(pager) == pager
+    assert os.getsid(pager) == os.getsid(restored.pid)
     assert "Max core file size        0                    0" in Path(f"/proc/{pager}/limits").read_text()
     started.go()
     assert started.result(restored) == "ok\n"

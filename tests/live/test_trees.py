@@ -76,3 +76,29 @@ def test_show_tells_of_all_processes(restorer: Restorer, program: Callable[[str]
     restorer.checkpoint(started.pid, "image", "-R")
     shown = restorer.ok("show", "image")
     assert all(str(pid) in shown for pid in [started.pid, *descendants(started.pid)])
+
+
+def test_sessions_left_to_their_pagers_are_waited_for(
+    restorer: Restorer, program: Callable[[str], Program]
+) -> None:
+    """A pager is in the session of its process: while it hears of the end, the session's ID is in use."""
+    started = program("tree_groups")
+    restorer.checkpoint(started.pid)
+    assert started.reap() == -9
+    restored = restorer.restore("image", "--fill", "none")
+    everybody = [restored.pid, *descendants(restored.pid)]
+    pagers = [pid for pid in descendants(restored.launcher) if status(pid, "Name") == "restorer-pager"]
+    leaders = [pid for pid in everybody if os.getsid(pid) == pid]
+    assert len(leaders) > 1 and set(leaders) <= {os.getsid(pid) for pid in pagers}
+    for pid in pagers:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in everybody:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in everybody), "the tree to end")
+    message = restorer.fails("restore", "image", "-d", code=125)
+    assert "is in use as a process group or session" in message
+    for pid in pagers:
+        os.kill(pid, signal.SIGCONT)
+    again = restorer.restore("image")
+    started.go()
+    assert started.result(again) == "ok\n"

@@ -45,6 +45,7 @@ OFFSETS = {
     ("wr_header", "terminal_offset"): 116,
     ("wr_header", "monotonic_ns"): 120,
     ("wr_header", "own_time"): 136,
+    ("wr_header", "leaders_count"): 140,
     ("wr_terminal", "foreground"): 52,
     ("wr_process", "channel_slot"): 52,
     ("wr_process", "bases"): 56,
