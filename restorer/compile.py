@@ -36,6 +36,8 @@ from restorer.state import (
     fdcapture,
     fds,
     fdtable,
+    hugeroom,
+    hugetlb,
     itimers,
     lazyshared,
     membarrier,
@@ -271,6 +273,8 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
     for state in tree.processes:
         root = images[0] if images else None
         images.append(Image(len(state.threads), tree.fd_base, f"main {state.pid}", root))
+    room = hugeroom.needed([(state.memory, state.contents) for state in tree.processes])
+    hugetlb.emit_room(room, images[0])
     ptys.emit_pairs(tree.root.fds.ptys, images[0])
     births.emit(tree.births, images, [state.name for state in tree.processes], tree.root.fds.ptys)
     for state, image in zip(tree.processes, images, strict=True):

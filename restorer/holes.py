@@ -26,16 +26,17 @@ def candidate_bases(used: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], .
     return tuple(sorted(places, key=lambda place: -place[1])[: wire.BASES])
 
 
-def windows(used: Iterable[tuple[int, int]], sizes: Iterable[int]) -> list[int]:
-    """Addresses, aligned to chunks, for mappings of these sizes that are gone before the program resumes.
-
-    Fewer than sizes where there is no room. At the low end of the largest holes.
+def windows(
+    used: Iterable[tuple[int, int]], sizes: Iterable[int], align_bytes: int = wire.CHUNK_BYTES
+) -> list[int]:
+    """Addresses, aligned to chunks or more, for mappings of these sizes that are gone before the program
+    resumes. Fewer than sizes where there is no room. At the low end of the largest holes.
     """
     free = sorted(_holes(used), key=lambda hole: hole[0] - hole[1])[: wire.BASES]
     found: list[tuple[int, int]] = []
     for size in sizes:
         for number, (start, end) in enumerate(free):
-            at = (start + 2 * wire.CHUNK_BYTES - 1) // wire.CHUNK_BYTES * wire.CHUNK_BYTES
+            at = (start + 2 * align_bytes - 1) // align_bytes * align_bytes
             if size <= end - at - _MARGIN_BYTES:
                 found.append((at, size))
                 free[number] = at + size, end

@@ -17,7 +17,7 @@ from typing import Any
 
 from restorer import native
 from restorer.errors import ProcessError, Refused
-from restorer.model import Vma
+from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.native import ffi, lib
 from restorer.store import ImageWriter
 from restorer.tracee import Tracee
@@ -128,6 +128,8 @@ def _ranges(vmas: Sequence[Vma]) -> list[_Range]:
         if vma.shared or vma.special:
             continue
         flags = lib.TR_RANGE_FILE if vma.path else 0
+        if vma.path == HUGE_ANONYMOUS:
+            flags = lib.TR_RANGE_WRITE
         if "lo" in vma.flags:
             flags |= lib.TR_RANGE_EAGER
         if ranges and ranges[-1][1] == vma.start and ranges[-1][2] == flags:

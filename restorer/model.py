@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Chunk", "ImageInfo", "Registers", "Vma"]
+__all__ = ["HUGE_ANONYMOUS", "Chunk", "ImageInfo", "Registers", "Vma"]
 
 _DELETED = " (deleted)"
+HUGE_ANONYMOUS = "/anon_hugepage (deleted)"
 
 
 @dataclass(frozen=True)

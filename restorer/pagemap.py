@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/proc/PID/pagemap, for the one question of which file mappings hold pages of their own."""
+"""/proc/PID/pagemap, for the one question of which mappings of files hold pages of their own."""
 
 from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 
 from restorer.errors import ProcessError
 
@@ -35,3 +36,21 @@ def has_private_pages(pid: int, start: int, end: int) -> bool:
     except FileNotFoundError:
         raise ProcessError(f"process {pid} has ended") from None
     return False
+
+
+def private_runs(pid: int, start: int, end: int, page_bytes: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of the runs of pages, `page_bytes` large, of a private mapping that are its own."""
+    begin = at = start
+    try:
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+            for at in range(start, end, page_bytes):
+                raw = os.pread(pagemap.fileno(), _ENTRY.size, at // PAGE_BYTES * _ENTRY.size)
+                (entry,) = _ENTRY.unpack(raw)
+                if not _is_private(entry):
+                    if begin < at:
+                        yield begin, at
+                    begin = at + page_bytes
+    except FileNotFoundError:
+        raise ProcessError(f"process {pid} has ended") from None
+    if begin < end:
+        yield begin, end

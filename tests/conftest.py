@@ -12,11 +12,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.live import harness
-from tests.live.harness import CHECKPOINT_OPTIONS, Program, Restored, Restorer
+from tests.live.harness import CHECKPOINT_OPTIONS, HugePages, Program, Restored, Restorer
 
 LIVE = Path(__file__).parent / "live"
 
@@ -62,11 +63,14 @@ def _missing() -> str:
 
 @pytest.fixture(autouse=True)
 def requirements(request: pytest.FixtureRequest, alone: None) -> None:
-    if request.node.get_closest_marker("live") is None or not _missing():
-        return
+    if request.node.get_closest_marker("live") is not None and _missing():
+        _not_here(_missing())
+
+
+def _not_here(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
-        pytest.fail(_missing())
-    pytest.skip(_missing())
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +92,7 @@ def nothing_left(request: pytest.FixtureRequest, requirements: None) -> Iterator
 
 
 @pytest.fixture
-def cleanup(nothing_left: None) -> Iterator[None]:
+def cleanup(nothing_left: None, huge_pages: object) -> Iterator[None]:
     """Ends every process that was started since, restored ones and their launchers included."""
     before = set(harness.descendants(os.getpid()))
     yield
@@ -119,7 +123,25 @@ def restorer(store: Path, cleanup: None) -> Restorer:
 
 
 @pytest.fixture
-def program(workdir: Path, cleanup: None) -> Iterator[Callable[[str], Program]]:
+def huge_pages(nothing_left: None) -> Iterator[Callable[..., HugePages]]:
+    """`huge_pages(16)`: so many huge pages of hugetlbfs are there for the test (`harness.huge_pages`), and
+    gone when `cleanup` has ended who uses them.
+    """
+    with ExitStack() as pools:
+
+        def add(pages: int, size_kib: int = 2048) -> HugePages:
+            try:
+                return pools.enter_context(harness.huge_pages(pages, size_kib))
+            except OSError as error:
+                _not_here(f"huge pages: {error.strerror}")
+
+        yield add
+
+
+@pytest.fixture
+def program(
+    workdir: Path, cleanup: None, huge_pages: Callable[..., HugePages]
+) -> Iterator[Callable[[str], Program]]:
     """`program("timers")`: that one, started and ready. Objects of IPC that it tells of in its folder are
     gone afterwards.
     """
@@ -129,6 +151,8 @@ def program(workdir: Path, cleanup: None) -> Iterator[Callable[[str], Program]]:
         folder = workdir / f"{name}-{len(list(workdir.iterdir()))}"
         folder.mkdir()
         folders.append(folder)
+        if name in harness.HUGE_PAGES:
+            huge_pages(*harness.HUGE_PAGES[name])
         started = Program(name, harness.build(name), folder)
         started.start()
         return started

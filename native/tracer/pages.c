@@ -292,7 +292,8 @@ static void batch_pack(struct tr_pages *pages, const struct batch *batch, uint8_
     for (uint32_t i = 0; i < batch->count; i++) {
         const struct run *run = &batch->runs[i];
         uint32_t file = run->flags & TR_RANGE_FILE;
-        uint32_t flags = file ? WR_RECORD_EAGER | WR_RECORD_WRITE : 0;
+        uint32_t written = run->flags & (TR_RANGE_FILE | TR_RANGE_WRITE);
+        uint32_t flags = written ? WR_RECORD_EAGER | WR_RECORD_WRITE : 0;
 
         if (run->flags & TR_RANGE_EAGER)
             flags |= WR_RECORD_EAGER;

@@ -16,6 +16,7 @@ enum tr_pages_limits {
 enum tr_range_flags {
     TR_RANGE_FILE = 1,  /* private file mapping: COWed pages only, and those of zeros too */
     TR_RANGE_EAGER = 2, /* every page of it is never-lazy */
+    TR_RANGE_WRITE = 4, /* private memory that userfaultfd cannot cover: the pager writes it before resume */
 };
 
 /* One VMA (or several alike). Sorted by start, disjoint, page-aligned. */

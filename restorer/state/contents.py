@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 
 from restorer import holes
 from restorer.errors import Refused
+from restorer.model import HUGE_ANONYMOUS
 from restorer.program import CTL, STAGE, Image, Segment, Slot, ok_or
-from restorer.state import sysvshm, unnamed
+from restorer.state import hugetlb, sysvshm, unnamed
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
 from restorer.wire import CHUNK_BYTES, PAGE_BYTES, SegmentFlag
@@ -33,7 +34,6 @@ _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _MFD_CLOEXEC_ALLOW_SEALING = 3
 _F_ADD_SEALS, _F_GET_SEALS, _F_SEAL_SEAL = 1033, 1034, 1
 _O_TMPFILE_ONLY = 0o20000000
-_HUGETLBFS_PAGE_BYTES = 2 << 20
 _EXTENTS_MAX = 256
 _NANO = 1_000_000_000
 
@@ -43,6 +43,7 @@ class Content:
     """One such file, told from others by device, inode and kind (a System V
     segment's inode is its ID). `name` is a memfd's, or the path that an unlinked
     file had; `extents` are (start, end) of what is no hole; `source` is where its bytes are read from.
+    `huge_bytes` is the size of its pages where they are hugetlbfs's, else 0.
     """
 
     dev: int
@@ -59,11 +60,13 @@ class Content:
     xattrs: tuple[tuple[str, bytes], ...] = field(compare=False)
     place: unnamed.Place | None = field(compare=False)
     segment: sysvshm.Segment | None = field(compare=False, default=None)
+    huge_bytes: int = field(compare=False, default=0)
 
     @property
     def mapped_bytes(self) -> int:
         """The size in whole pages."""
-        return -(-self.size_bytes // PAGE_BYTES) * PAGE_BYTES
+        page_bytes = self.huge_bytes or PAGE_BYTES
+        return -(-self.size_bytes // page_bytes) * page_bytes
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" if self.name else self.kind
@@ -102,7 +105,7 @@ NO_CONTENTS = Contents(())
 
 def kind_of(link: str) -> str:
     """Which of the kinds a path in /proc means; "" for none of them."""
-    if link == "/dev/zero (deleted)":
+    if link in ("/dev/zero (deleted)", HUGE_ANONYMOUS):
         return SHARED
     if link.startswith("/memfd:"):
         return MEMFD
@@ -129,8 +132,7 @@ def capture(link: str, source: str) -> Content:
             raise Refused(
                 f"{name} has been deleted", "only regular files without any name can be carried along"
             )
-        if status.st_blksize >= _HUGETLBFS_PAGE_BYTES and kind != UNLINKED:
-            raise Refused(f"{name} has huge pages of hugetlbfs")
+        huge_bytes = hugetlb.page_bytes(source)
         return Content(
             dev=status.st_dev,
             inode=status.st_ino,
@@ -145,7 +147,8 @@ def capture(link: str, source: str) -> Content:
             extents=tuple(_extents(fd, status.st_size)),
             xattrs=_xattrs(fd) if kind == UNLINKED else (),
             place=unnamed.find_place(name, fd) if kind == UNLINKED else None,
-            segment=sysvshm.capture(status.st_ino) if kind == SYSV else None,
+            segment=sysvshm.capture(status.st_ino, huge_bytes) if kind == SYSV else None,
+            huge_bytes=huge_bytes,
         )
     finally:
         os.close(fd)
@@ -174,13 +177,25 @@ def _xattrs(fd: int) -> tuple[tuple[str, bytes], ...]:
 
 def place(found: Iterable[Content], used: Iterable[tuple[int, int]]) -> Contents:
     """Gives each a window outside of the `used` address ranges. Raises Refused when there is no room."""
-    files = list(dict.fromkeys(found))
+    files = [_with_extents(one) for one in dict.fromkeys(found)]
     full = [one for one in files if one.size_bytes]
-    starts = holes.windows(used, [one.mapped_bytes for one in full])
+    align_bytes = max((one.huge_bytes for one in full), default=0)
+    starts = holes.windows(used, [one.mapped_bytes for one in full], max(align_bytes, CHUNK_BYTES))
     if len(starts) < len(full):
         raise Refused(f"its address space has no room for {full[len(starts)]}")
     empty = [(one, 0) for one in files if not one.size_bytes]
     return Contents((*empty, *sorted(zip(full, starts, strict=True), key=lambda pair: pair[1])))
+
+
+def _with_extents(content: Content) -> Content:
+    """Of huge pages they take long to find: once for each file, not for each of its mappings."""
+    if not content.huge_bytes:
+        return content
+    fd = os.open(content.source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return replace(content, extents=hugetlb.extents(fd, content.huge_bytes))
+    finally:
+        os.close(fd)
 
 
 def divide(
@@ -278,18 +293,15 @@ def emit(state: Contents, image: Image) -> None:
     """Makes the files in the launcher, and maps their windows."""
     opener = Opener(image)
     for content, start in state.files:
-        with image.about(str(content)):
-            fd: Slot | int = -1
+        hint = hugetlb.hint(content.huge_bytes) if content.huge_bytes else ""
+        with image.about(str(content), hint):
             if content.segment is not None:
                 sysvshm.emit(content.segment, image)
-                sysvshm.emit_window(content.segment, start, image)
-                continue
-            if content.kind != SHARED:
-                fd = image.opened[content] = _emit_file(content, image, opener)
-            if start:
-                flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
-                flags |= mmap.MAP_ANONYMOUS if content.kind == SHARED else 0
-                image.main.syscall(NR.mmap, start, content.mapped_bytes, _READ_WRITE, flags, fd, 0)
+                sysvshm.emit_window(content.segment, start, content.mapped_bytes, image)
+            else:
+                _emit_window(content, start, image, opener)
+            if content.huge_bytes:
+                hugetlb.emit_populate(start, content.extents, image)
     if state.lent:
         _emit_lend(state, image)
     if state.borrowed:
@@ -302,16 +314,39 @@ def emit(state: Contents, image: Image) -> None:
                 image.main.syscall(NR.mmap, start, content.mapped_bytes, _READ_WRITE, flags, fd, 0)
 
 
+def _emit_window(content: Content, start: int, image: Image, opener: Opener) -> None:
+    fd: Slot | int = -1
+    if content.kind != SHARED:
+        fd = image.opened[content] = _emit_file(content, image, opener)
+    if not start:
+        return
+    flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
+    flags |= mmap.MAP_ANONYMOUS if content.kind == SHARED else 0
+    if content.huge_bytes:
+        # What the program has reserved, its own mappings do.
+        flags |= _MAP_NORESERVE
+        if content.kind == SHARED:
+            flags |= hugetlb.with_size(hugetlb.MAP_HUGETLB, content.huge_bytes)
+    image.main.syscall(NR.mmap, start, content.mapped_bytes, _READ_WRITE, flags, fd, 0)
+    if content.huge_bytes and content.kind == SHARED:
+        # They cannot be made to appear a second time by mremap (VM_DONTEXPAND, vma_to_resize in mm/mremap.c).
+        fd = _emit_open_window(content, start, image)
+        image.own[content] = image.main.call(NR.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
+        image.main.syscall(NR.close, fd)
+
+
+def _emit_open_window(content: Content, start: int, image: Image) -> Slot:
+    """An fd of what is mapped there: a link in map_files leads to its file (proc(5))."""
+    path = image.string(f"/proc/self/map_files/{start:x}-{start + content.mapped_bytes:x}")
+    return image.main.call(NR.openat, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC)
+
+
 def _emit_lend(state: Contents, image: Image) -> None:
-    """Gives the mapping an fd, by which others can map it too: a link in map_files leads to its file
-    (proc(5)).
-    """
+    """Gives the mapping an fd, by which others can map it too."""
     windows = dict(state.files)
     for content, number in state.lent:
-        start = windows[content]
         with image.about(str(content), "this needs CAP_CHECKPOINT_RESTORE"):
-            path = image.string(f"/proc/self/map_files/{start:x}-{start + content.mapped_bytes:x}")
-            fd = image.main.call(NR.openat, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC)
+            fd = _emit_open_window(content, windows[content], image)
             image.main.syscall(NR.dup3, fd, number, os.O_CLOEXEC)
             image.main.syscall(NR.close, fd)
     image.main.add(STAGE.shared)
@@ -331,7 +366,10 @@ def _emit_borrow(state: Contents, image: Image) -> None:
 def _emit_file(content: Content, image: Image, opener: Opener) -> Slot:
     program = image.shared
     if content.place is None:
-        fd = opener.open(NR.memfd_create, image.string(content.name), _MFD_CLOEXEC_ALLOW_SEALING)
+        flags = _MFD_CLOEXEC_ALLOW_SEALING
+        if content.huge_bytes:
+            flags |= hugetlb.with_size(hugetlb.MFD_HUGETLB, content.huge_bytes)
+        fd = opener.open(NR.memfd_create, image.string(content.name), flags)
     else:
         fd = unnamed.emit(content.place, image, opener)
     program.syscall(NR.fchown, fd, *content.owner)

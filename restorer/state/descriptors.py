@@ -98,9 +98,14 @@ def read(pid: int, number: int) -> Descriptor:
 
 def filesystem_magic(descriptor: Descriptor) -> int:
     """Which file system it is of: f_type of statfs(2), 0 where that fails."""
+    return statfs(f"/proc/{descriptor.pid}/fd/{descriptor.number}")[0]
+
+
+def statfs(path: str) -> tuple[int, int]:
+    """f_type and f_bsize of statfs(2), zeros where that fails."""
     buffer = (ctypes.c_long * 32)()
-    failed = _libc.statfs(f"/proc/{descriptor.pid}/fd/{descriptor.number}".encode(), buffer)
-    return 0 if failed else buffer[0]
+    failed = _libc.statfs(os.fsencode(path), buffer)
+    return (0, 0) if failed else (buffer[0], buffer[1])
 
 
 @contextmanager

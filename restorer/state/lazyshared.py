@@ -95,6 +95,7 @@ def _can_be_lazy(mapping: Mapping, content: Content) -> bool:
         and mapping.vma.shared
         and "mw" in mapping.vma.flags
         and not mapping.locked
+        and not content.huge_bytes
         and not content.seals & (_F_SEAL_WRITE | _F_SEAL_FUTURE_WRITE)
     )
 

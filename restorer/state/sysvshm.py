@@ -11,8 +11,8 @@ import mmap
 from dataclasses import dataclass
 
 from restorer.errors import Refused
-from restorer.program import ANY, Image, exactly
-from restorer.state import sysvipc
+from restorer.program import ANY, Image, Slot, exactly
+from restorer.state import hugetlb, sysvipc
 from restorer.state.sysvipc import Identity
 from restorer.syscalls import NR
 
@@ -27,14 +27,17 @@ _SEGSZ_AT, _NATTCH_AT, _STATUS_BYTES = 48, 88, 112
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment; a `doomed` one is gone with the last who detaches it, and has no key."""
+    """One segment; a `doomed` one is gone with the last who detaches it, and has no key. `huge_bytes` is the
+    size of its pages where they are hugetlbfs's, else 0.
+    """
 
     identity: Identity
     size_bytes: int
     doomed: bool
+    huge_bytes: int = 0
 
 
-def capture(number: int) -> Segment:
+def capture(number: int, huge_bytes: int = 0) -> Segment:
     """The segment with this ID, which is the inode of its mappings. Raises Refused for one that is locked in
     memory, or not of our IPC namespace.
     """
@@ -42,7 +45,7 @@ def capture(number: int) -> Segment:
         if identity.id == number:
             if facts["perms"] & _SHM_LOCKED:
                 raise Refused(f"System V shared memory {number} is locked (SHM_LOCK)", "unlock it first")
-            return Segment(identity, facts["size"], bool(facts["perms"] & _SHM_DEST))
+            return Segment(identity, facts["size"], bool(facts["perms"] & _SHM_DEST), huge_bytes)
     raise Refused(f"System V shared memory {number} is not of this IPC namespace")
 
 
@@ -69,15 +72,23 @@ def _emit_new(segment: Segment, image: Image) -> None:
     sysvipc.emit_free_key(identity, NR.shmget, image)
     sysvipc.emit_next_id(identity, "shm", image)
     with sysvipc.as_creator(identity, image):
-        flags = sysvipc.CREATE | identity.mode
-        made = image.shared.call(NR.shmget, identity.key, segment.size_bytes, flags)
+        made = _emit_get(segment, sysvipc.CREATE | identity.mode, image)
     sysvipc.emit_undo(sysvipc.emit_note(made, image), NR.shmctl, image)
     image.shared.check_eq(made, identity.id)
 
 
-def emit_window(segment: Segment, addr: int, image: Image) -> None:
+def _emit_get(segment: Segment, flags: int, image: Image) -> Slot:
+    identity = segment.identity
+    if not segment.huge_bytes:
+        return image.shared.call(NR.shmget, identity.key, segment.size_bytes, flags)
+    flags |= hugetlb.with_size(hugetlb.SHM_HUGETLB, segment.huge_bytes)
+    with image.about(f"System V shared memory {identity.id}", hugetlb.hint(segment.huge_bytes)):
+        return image.shared.call(NR.shmget, identity.key, segment.size_bytes, flags)
+
+
+def emit_window(segment: Segment, addr: int, length: int, image: Image) -> None:
     """Maps all of it, empty, at `addr`: what it held is gone."""
-    program, length = image.main, -(-segment.size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    program = image.main
     program.syscall(NR.shmat, segment.identity.id, addr, 0, expect=exactly(addr))
     program.syscall(NR.madvise, addr, length, _MADV_REMOVE)
 

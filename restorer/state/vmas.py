@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from restorer import wire
 from restorer.errors import Refused, RestorerError
-from restorer.model import Vma
+from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
-from restorer.state import contents, guards, mapped_files, mempolicies
+from restorer.state import contents, guards, hugetlb, mapped_files, mempolicies
 from restorer.state.contents import NO_CONTENTS, Content, Contents
+from restorer.state.hugetlb import Huge
 from restorer.state.mapped_files import MappedFile
 from restorer.state.mempolicies import Policy
 from restorer.syscalls import NR
@@ -44,7 +45,6 @@ _ADVICE = {
     "rr": 1,  # MADV_RANDOM
 }
 _UNSUPPORTED = {
-    "ht": "huge pages of hugetlbfs",
     "um": "registered with userfaultfd",
     "uw": "registered with userfaultfd",
     "ui": "registered with userfaultfd",
@@ -62,7 +62,6 @@ _KERNEL_OBJECTS = {
     "/secretmem": "memory of a memfd_secret",
     "/[aio]": "an asynchronous I/O context",
     "anon_inode:": "memory of a kernel object",
-    "/anon_hugepage": "huge pages of hugetlbfs",
     "socket:": "memory of a socket",
 }
 
@@ -70,12 +69,13 @@ _KERNEL_OBJECTS = {
 @dataclass(frozen=True)
 class Mapping:
     """A VMA that mmap makes again. `written`: a private file mapping with pages of its own. `content`: what
-    is mapped has no name, and its bytes travel in the image."""
+    is mapped has no name, and its bytes travel in the image. `huge`: of pages of hugetlbfs."""
 
     vma: Vma
     file: MappedFile | None
     written: bool
     content: Content | None = None
+    huge: Huge | None = None
 
     @property
     def droppable(self) -> bool:
@@ -85,7 +85,7 @@ class Mapping:
     @property
     def lazy(self) -> bool:
         """Private anonymous memory, filled by way of userfaultfd."""
-        return self.file is None and self.content is None and not self.droppable
+        return self.file is None and self.content is None and self.huge is None and not self.droppable
 
     @property
     def locked(self) -> bool:
@@ -159,7 +159,13 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
         raise Refused(f"memory at {vma} cannot be checkpointed: {reason}")
     if not vma.path:
         return Mapping(vma, None, False)
-    written = not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end)
+    huge = hugetlb.capture(tracee, vma) if hugetlb.FLAG in vma.flags else None
+    if huge is not None:
+        written = bool(huge.populated)
+    else:
+        written = not vma.shared and has_private_pages(tracee.pid, vma.start, vma.end)
+    if vma.path == HUGE_ANONYMOUS and not vma.shared:
+        return Mapping(vma, None, written, None, huge)
     if vma.path.endswith(" (deleted)") and _is_program(tracee, vma):
         return Mapping(vma, mapped_files.capture_deleted(vma.path, f"{tracee.process.folder}/exe"), written)
     if contents.kind_of(vma.path):
@@ -169,11 +175,11 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
         whole = vma.shared and not vma.offset and vma.length == found.mapped_bytes
         if found.kind == contents.SYSV and not whole:
             raise Refused(f"memory at {vma} is only a part of {found}", "detach it first")
-        return Mapping(vma, None, written, found)
+        return Mapping(vma, None, written, found, huge)
     writable = vma.shared and "mw" in vma.flags
     # The path as seen from our root, not the process's: seq_path in fs/proc/task_mmu.c goes by the reader.
     file = mapped_files.capture(vma.path, _stat_mapped(tracee, vma), writable=writable)
-    return Mapping(vma, file, written)
+    return Mapping(vma, file, written, None, huge)
 
 
 def _why_not(vma: Vma) -> str:
@@ -225,11 +231,19 @@ def emit(state: Vmas, image: Image, carried: Contents = NO_CONTENTS) -> None:
     """Maps every VMA, without contents; `carried` are the files without a name that some of them show."""
     places = carried.windows
     for mapping in state.mappings:
-        with image.about(f"memory at {mapping.vma}"):
+        with image.about(f"memory at {mapping.vma}", _hint(mapping)):
             _emit_map(mapping, 0 if mapping.content is None else places.get(mapping.content, 0), image)
             _emit_advice(mapping, image)
     mempolicies.emit(state.policies, image)
     guards.emit(state.guards, image)
+    for mapping in state.mappings:
+        if mapping.huge is not None:
+            with image.about(f"memory at {mapping.vma}", _hint(mapping)):
+                hugetlb.emit_populate(0, mapping.huge.populated, image)
+
+
+def _hint(mapping: Mapping) -> str:
+    return "" if mapping.huge is None else hugetlb.hint(mapping.huge.page_bytes)
 
 
 def _emit_map(mapping: Mapping, window: int, image: Image) -> None:
@@ -242,7 +256,8 @@ def _emit_map(mapping: Mapping, window: int, image: Image) -> None:
         contents.emit_map(mapping.content, window, place, flags, may_write, image)
         return
     fd = -1 if mapping.file is None else mapped_files.emit_open(mapping.file, image)
-    image.main.syscall(NR.mmap, vma.start, vma.length, prot, flags, fd, vma.offset if vma.path else 0)
+    offset = 0 if flags & mmap.MAP_ANONYMOUS else vma.offset
+    image.main.syscall(NR.mmap, vma.start, vma.length, prot, flags, fd, offset)
 
 
 def _emit_advice(mapping: Mapping, image: Image) -> None:
@@ -263,6 +278,8 @@ def _map_flags(mapping: Mapping) -> int:
     flags |= mmap.MAP_SHARED if vma.shared else mmap.MAP_PRIVATE
     if mapping.file is None and mapping.content is None:
         flags |= mmap.MAP_ANONYMOUS
+        if mapping.huge is not None:
+            flags |= hugetlb.with_size(hugetlb.MAP_HUGETLB, mapping.huge.page_bytes)
     if "nr" in vma.flags:
         flags |= _MAP_NORESERVE
     if "gd" in vma.flags:

@@ -8,6 +8,7 @@ that `descendants` sees it and `kill_all` ends it, by pidfd, whoever started it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import select
@@ -26,6 +27,14 @@ PROGRAMS = ROOT / "tests" / "programs"
 
 # What the programs of tests/programs need to be checkpointed.
 CHECKPOINT_OPTIONS = {"tcp_inside": ("--tcp", "established")}
+# How many huge pages of hugetlbfs they need, of which size in KiB. alone("hugetlb") keeps them off each
+# other's.
+HUGE_PAGES = {
+    "hugetlb": (16, 2048),
+    "hugetlb_files": (7, 2048),
+    "hugetlb_gigantic": (1, 1048576),
+    "hugetlb_sysv": (3, 2048),
+}
 POLL_S = 0.005
 WORKDIR_PREFIX = "restorer-test-"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -365,6 +374,40 @@ def remove_ipc(folder: Path) -> None:
         elif ipc_exists(kind, number):
             option = {"shm": "-m", "sem": "-s", "msg": "-q"}[kind]
             subprocess.run(["ipcrm", option, str(number)], check=False, capture_output=True)
+
+
+class HugePages:
+    """Huge pages of hugetlbfs that are there for a test, beside those that the machine has anyway."""
+
+    def __init__(self, size_kib: int = 2048) -> None:
+        self._folder = Path(f"/sys/kernel/mm/hugepages/hugepages-{size_kib}kB")
+        self._before = self._number("nr_hugepages")
+
+    def _number(self, name: str) -> int:
+        return int((self._folder / name).read_text())
+
+    def add(self, pages: int) -> bool:
+        """So many more than before the test; whether the machine has them."""
+        (self._folder / "nr_hugepages").write_text(f"{self._before + pages}\n")
+        return self._number("nr_hugepages") >= self._before + pages
+
+    @property
+    def used(self) -> int:
+        """How many somebody has, or has reserved."""
+        free, reserved = self._number("free_hugepages"), self._number("resv_hugepages")
+        return self._number("nr_hugepages") - free + reserved
+
+
+@contextmanager
+def huge_pages(pages: int, size_kib: int = 2048) -> Iterator[HugePages]:
+    """A pool that is larger by `pages` meanwhile. Raises OSError where the machine has none to give."""
+    pool = HugePages(size_kib)
+    try:
+        if not pool.add(pages):
+            raise OSError(errno.ENOMEM, f"no room for {pages} huge pages of {size_kib} KiB")
+        yield pool
+    finally:
+        pool.add(0)
 
 
 def build(program: str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.live.harness import CHECKPOINT_OPTIONS, PROGRAMS, Program, Restored, Restorer
+from tests.live.harness import CHECKPOINT_OPTIONS, HUGE_PAGES, PROGRAMS, Program, Restored, Restorer
 
 # `stopped` has to be woken; `verify` is for tests that damage the store, the others have peers.
 STEMS = sorted(
@@ -15,10 +15,13 @@ STEMS = sorted(
     - {"stopped", "tcp_connecting", "tcp_outside", "unix_outside", "verify"}
 )
 # What they need of the machine, not of its processes alone.
-ALONE = {"sysvipc": "sysv", "sysvshm": "sysv", "tcp_inside": "firewall"}
-NAMES = [
-    pytest.param(stem, marks=pytest.mark.alone(ALONE[stem])) if stem in ALONE else stem for stem in STEMS
-]
+ALONE = {
+    "hugetlb_sysv": ("hugetlb", "sysv"),
+    "sysvipc": ("sysv",),
+    "sysvshm": ("sysv",),
+    "tcp_inside": ("firewall",),
+} | {name: ("hugetlb",) for name in HUGE_PAGES if name != "hugetlb_sysv"}
+NAMES = [pytest.param(stem, marks=[*map(pytest.mark.alone, ALONE.get(stem, ()))]) for stem in STEMS]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,16 +14,36 @@ import pytest
 
 from restorer import wire
 from restorer.errors import Refused
-from restorer.holes import candidate_bases
-from restorer.model import Vma
+from restorer.holes import candidate_bases, windows
+from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import Image, Segment
-from restorer.state import mapped_files, vmas
+from restorer.state import contents, hugeroom, mapped_files, vmas
+from restorer.state.contents import Content, Contents
+from restorer.state.hugetlb import Huge
 from restorer.state.mapped_files import MappedFile
 from restorer.state.vmas import Mapping, Vmas
 from restorer.syscalls import NR
 
 READ, WRITE, EXEC = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
+MIB2 = 2 << 20
+# Ten pages, of which the first is there.
+SHARED = Content(
+    dev=1,
+    inode=1,
+    kind=contents.SHARED,
+    name="",
+    source="",
+    size_bytes=10 * MIB2,
+    mode=0o600,
+    owner=(0, 0),
+    times_ns=(0, 0),
+    seals=0,
+    extents=((0, MIB2),),
+    xattrs=(),
+    place=None,
+    huge_bytes=MIB2,
+)
 FILE = MappedFile("/lib/x.so", 8192, 0, False)
 LAZY, MOVE, HUGE = wire.SegmentFlag.LAZY, wire.SegmentFlag.MOVE, wire.SegmentFlag.HUGE
 
@@ -57,6 +77,36 @@ def test_holes_keep_away_from_all_that_is_used() -> None:
         assert all(start + size <= low or start >= high for low, high in used)
         # The heap of one program must be able to grow by a gigabyte before it meets the region.
         assert start - 0x555500400000 >= 1 << 30 or start < 0x555500000000
+
+
+def test_windows_of_huge_pages_are_aligned() -> None:
+    sizes = [1 << 20, 4 << 20]
+    places = windows([(0x7F0000000000, 0x7F0000900000)], sizes, 1 << 30)
+    assert [start % (1 << 30) for start in places] == [0, 0]
+    assert abs(places[1] - places[0]) >= max(sizes)
+
+
+def huge(start: int, pages: int, populated: tuple[tuple[int, int], ...] = (), **facts: Any) -> Mapping:
+    found = vma(start, start + pages * MIB2, path=HUGE_ANONYMOUS, **facts)
+    content = SHARED if found.shared else None
+    return Mapping(found, None, bool(populated), content, Huge(MIB2, populated))
+
+
+def test_room_for_huge_pages() -> None:
+    """What is reserved, or was there; memory that two processes share is counted once."""
+    loose = frozenset({"nr"})
+    first = Vmas(
+        (
+            huge(0, 3),
+            huge(8 * MIB2, 100, ((8 * MIB2, 9 * MIB2), (20 * MIB2, 22 * MIB2)), flags=loose),
+            huge(200 * MIB2, 2, shared=True, offset=MIB2),
+            huge(210 * MIB2, 9, shared=True, flags=loose),
+        ),
+        0,
+    )
+    second = Vmas((huge(0, 2, shared=True, offset=MIB2), anonymous(9 * MIB2, 10 * MIB2)), 0)
+    assert hugeroom.needed([(first, Contents(((SHARED, 0),))), (second, Contents(()))]) == {MIB2: 3 + 3 + 3}
+    assert not hugeroom.needed([(Vmas((anonymous(0, MIB2),), 0), Contents(()))])
 
 
 def test_no_hole_no_base() -> None:
@@ -129,8 +179,6 @@ def test_written_code_gets_its_protection_late() -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"path": "/anon_hugepage (deleted)", "shared": True}, "huge pages of hugetlbfs"),
-        ({"flags": frozenset({"ht"})}, "huge pages"),
         ({"flags": frozenset({"um"})}, "userfaultfd"),
         ({"flags": frozenset({"pf", "io"}), "path": "/dev/fb0"}, "device"),
         ({"pkey": 3}, "protection key 3"),
