@@ -10,7 +10,8 @@
 #include <time.h>
 #include "tracer.h"
 
-#define EVENT_OF(status) ((status) >> 16)
+#define EVENT_OF(status)    ((status) >> 16)
+#define EVENT_OF_CODE(code) ((code) >> 8)
 
 int tr_fail(struct tr_error *err, const char *call, uint64_t object)
 {
@@ -124,11 +125,25 @@ int tr_wait_stop(int32_t tid, uint32_t timeout_ms, struct tr_stop *stop, struct 
     }
 }
 
+/* The signal that a thread has stopped to take, else 0. Stops for a trap say so in si_code (ptrace(2), "PTRACE_GETSIGINFO
+ * disambiguation"). */
+static int signal_in_hand(int32_t tid)
+{
+    siginfo_t info;
+
+    if (ptrace(PTRACE_GETSIGINFO, tid, 0, &info) != 0)
+        return 0;
+    if (info.si_code == SYSCALL_STOP || EVENT_OF_CODE(info.si_code) == PTRACE_EVENT_STOP)
+        return 0;
+    return info.si_signo;
+}
+
 /* The kernel itself puts a thread back into a group-stop that is in effect (__ptrace_unlink sets
- * JOBCTL_STOP_PENDING again), drops traps still pending and has the interrupted syscall restarted. */
+ * JOBCTL_STOP_PENDING again), drops traps still pending and has the interrupted syscall restarted. But the signal of a
+ * stop that nobody has waited for, as of those whom a failed freeze leaves behind, is dropped unless it is passed on. */
 int tr_detach(int32_t tid, struct tr_error *err)
 {
-    if (ptrace(PTRACE_DETACH, tid, 0, 0) != 0)
+    if (ptrace(PTRACE_DETACH, tid, 0, signal_in_hand(tid)) != 0)
         return tr_fail(err, "PTRACE_DETACH", (uint64_t)tid);
     return 0;
 }

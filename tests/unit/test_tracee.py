@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from restorer import native
 from restorer.errors import ProcessError, Refused, RestorerError
 from restorer.procfs import Process
 from restorer.tracee import SCRATCH_BYTES, seize
@@ -130,6 +132,19 @@ def test_no_signal_is_lost(built: Callable[[str], str], start: Start, mode: str)
     out, _ = child.communicate()
     assert out.split() == [str(total), str(total * (total - 1) // 2), "0"]
     assert rounds >= wanted_rounds - 1
+
+
+def test_a_signal_on_its_way_survives_letting_go(start: Start) -> None:
+    """As when seizing fails for another thread, before anybody has waited for this one."""
+    child = python(start, "import signal\nsignal.signal(10, lambda *_: print('got', flush=True))")
+    assert child.stdout is not None
+    sleeping(child.pid)
+    assert native.lib.tr_seize(child.pid, native.new_error()) == 0
+    os.kill(child.pid, signal.SIGUSR1)
+    comes_to(child.pid, "t")
+    assert native.lib.tr_detach(child.pid, native.new_error()) == 0
+    assert select.select([child.stdout], [], [], 5)[0], "the signal is lost"
+    assert child.stdout.readline() == "got\n"
 
 
 def test_signals_in_the_queues_are_shown(start: Start) -> None:
