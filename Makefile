@@ -22,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 .PHONY: all build demo test test-images bench-images unit bench lint format clean native
 all: build
 
-build: $(VENV)/.installed native
+build: $(VENV)/.installed $(VENV)/.bytecode native
 
 # The Debian packages first: without them the venv could not even be made.
 $(BIN)/python:
@@ -46,6 +46,11 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/.deps
 # Installs in place: builds restorer/_native too, and copies the launcher beside the scripts.
 $(VENV)/.installed: $(VENV)/.deps setup.py scripts/restorer restorer/native_build.py $(NATIVE_SOURCES)
 	$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Under PYTHONDONTWRITEBYTECODE, as in many containers, each command would compile all modules anew.
+$(VENV)/.bytecode: $(wildcard restorer/*.py restorer/*/*.py) | $(VENV)/.installed
+	@$(BIN)/python -m compileall -q restorer
 	@touch $@
 
 # Always asked, and quick when nothing has changed: native/Makefile knows its own dependencies.
