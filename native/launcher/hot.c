@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "hot.h"
 
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
 
+#include "prefetch.h"
 #include "say.h"
 
 static struct wr_hot_block *blocks(const struct hot *hot)
@@ -73,7 +73,7 @@ static bool load(struct hot *hot, const struct store *store, const struct image 
     uint64_t offset = (uint64_t)(value.data - store->map) + first;
     for (uint32_t i = 0; i < hot->index->blocks_count; i++)
         blocks(hot)[i].where += offset;
-    posix_fadvise(store_data_fd(store), (off_t)offset, (off_t)(value.size - first), POSIX_FADV_WILLNEED);
+    prefetch_bytes(store, offset, value.size - first);
     return true;
 }
 

@@ -24,6 +24,7 @@
 #include "messages.h"
 #include "namespace.h"
 #include "page_index.h"
+#include "prefetch.h"
 #include "proc.h"
 #include "recording.h"
 #include "report.h"
@@ -209,7 +210,9 @@ static void build_regions(void)
         hot_load(&member->hot, &launch.store, &launch.image, i);
         region_build(&member->region, i == 0 ? NULL : &tree_root(tree)->region, &launch.image, i,
                      &member->hot, &launch.options);
-        page_index_decode(&launch.store, image_process(&launch.image, i), member->region.records);
+        const struct wr_process *process = image_process(&launch.image, i);
+        page_index_decode(&launch.store, process, member->region.records);
+        prefetch_chunk_pages(&launch.store, member->region.records, process->records_count);
     }
     region_share(&tree_root(tree)->region);
     for (uint32_t i = 0; i < tree->count; i++)

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "prefetch.h"
 #include "proc.h"
 #include "say.h"
 #include "store_guard.h"
@@ -79,7 +80,7 @@ static int env_open_once(struct store *store, uint64_t map_bytes, unsigned int f
     mdb_env_set_mapsize(store->env, map_bytes);
     mdb_env_set_userctx(store->env, (void *)(uintptr_t)store->path);
     mdb_env_set_assert(store->env, lmdb_assert_failed);
-    rc = mdb_env_open(store->env, store->path, MDB_RDONLY | MDB_NOTLS | flags, 0600);
+    rc = mdb_env_open(store->env, store->path, MDB_RDONLY | MDB_NOTLS | MDB_NORDAHEAD | flags, 0600);
     if (rc == 0) {
         rc = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->txn);
         if (rc == MDB_READERS_FULL) {
@@ -199,6 +200,7 @@ void store_open(struct store *store, const char *path)
         store_damaged(store, "LMDB cannot describe it");
     store->map = mapped_at(store);
     store->used_bytes = meta.used_bytes < info.me_mapsize ? meta.used_bytes : info.me_mapsize;
+    prefetch_roots(store);
     check_format(store);
     store->refs = database(store, "refs");
     store->images = database(store, "images");
@@ -227,6 +229,7 @@ static struct bytes numbered(const struct store *store, MDB_dbi dbi, const char 
     struct bytes value;
     if (get(store, dbi, what, (struct bytes){(const uint8_t *)&key, sizeof(key)}, &value) == MDB_NOTFOUND)
         store_damaged(store, "%s (number %llu) is missing", what, (unsigned long long)number);
+    prefetch_bytes(store, (uint64_t)(value.data - store->map), value.size);
     return value;
 }
 
