@@ -38,6 +38,7 @@ from restorer.state import (
     fdtable,
     hugeroom,
     hugetlb,
+    inheritance,
     itimers,
     lazyshared,
     membarrier,
@@ -60,6 +61,7 @@ from restorer.state import (
     sigactions,
     sysvmsg,
     sysvsem,
+    tables,
     threads,
     umask,
     unshared,
@@ -79,6 +81,8 @@ MANIFEST_SCHEMA = "restorer.image/1"
 _BYTES_SHOWN_MAX = 256
 # Fds of its own that the launcher needs for each process, below those of the restore.
 _FDS_OF_PROCESS = 4
+# Several who are at work in one table must not be given, for a moment, a number that one of them has chosen.
+_FDS_OF_SHARED_TABLE = 16
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class TreeState:
     """
 
     births: births.Births
+    tables: tables.Tables
     processes: tuple[CheckpointState, ...]
     lazy: lazyshared.Lazy
     semaphores: tuple[sysvsem.Semaphores, ...]
@@ -160,36 +165,38 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     """
     stopped_at = clocks.capture(frozen.root.process)
     namespaces.enter_ipc(frozen.root)
+    unsupported.check(frozen.tracees)
     for tracee in frozen.tracees:
-        unsupported.check(tracee)
         namespaces.check(tracee, frozen.root)
         security.check(tracee, Process(os.getpid()))
-    family = births.capture(frozen.pids, frozen.zombies)
+    shared = tables.capture(frozen.tracees)
+    family = inheritance.arrange(births.capture(frozen.pids, frozen.zombies), shared)
     # Its mappings first: later ones of ours would be among them.
     memories = [vmas.capture(tracee) for tracee in frozen.tracees]
-    tables = fdcapture.capture(frozen.tracees, choices)
+    opened = fdcapture.capture(frozen.tracees, choices, shared)
     processes = [
         _capture_process(tracee, memory, table)
-        for tracee, memory, table in zip(frozen.tracees, memories, tables, strict=True)
+        for tracee, memory, table in zip(frozen.tracees, memories, opened, strict=True)
     ]
-    first_fd = fdtable.first_free(tables)
     found = [(*vmas.carried(one.memory), *fdtable.carried(one.fds)) for one in processes]
     used = [_used(one.memory, one.vdso) for one in processes]
     lazy = lazyshared.choose([_candidate(one) for one in processes], [span for one in used for span in one])
-    divided = contents.divide(found, used, [one.pid for one in processes], first_fd, lazy.files)
+    moved = len(contents.exchanged(found)) + len(fdtable.lent(opened)) + shared.most
+    passing = _FDS_OF_PROCESS * len(processes) + (_FDS_OF_SHARED_TABLE * shared.most if shared.shared else 0)
+    fd_base = max(wire.FD_BASE_MIN, fdtable.first_free(opened) + passing + moved)
+    fdtable.check_room(opened, fd_base)
+    divided = contents.divide(found, used, [one.pid for one in processes], fd_base - moved, lazy.files)
     sharers.check(frozen.pids, (content for one in divided for content, _ in one.files))
-    moved = len(contents.exchanged(found)) + len(fdtable.lent(tables))
-    fd_base = first_fd + moved + _FDS_OF_PROCESS * len(processes)
-    fdtable.check_room(tables, fd_base)
     return TreeState(
         births=births.with_stops(family, frozen.tracees, [one.stopped for one in processes]),
+        tables=shared,
         processes=tuple(replace(one, contents=own) for one, own in zip(processes, divided, strict=True)),
         lazy=lazy,
         semaphores=sysvsem.capture(frozen.pids),
         queues=sysvmsg.capture(frozen.pids),
         foreground=outer_terminals.capture_foreground(frozen.tracees),
         clocks=stopped_at,
-        fd_base=max(wire.FD_BASE_MIN, fd_base),
+        fd_base=fd_base,
     )
 
 
@@ -270,9 +277,9 @@ def carried_chunks(tree: TreeState, index: int) -> Iterator[Carried]:
 def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
     """The sealed blob. Raises Refused if the processes need more than an image can hold."""
     images: list[Image] = []
-    for state in tree.processes:
-        root = images[0] if images else None
-        images.append(Image(len(state.threads), tree.fd_base, f"main {state.pid}", root))
+    for index, state in enumerate(tree.processes):
+        root, rank = images[0] if images else None, tree.tables.rank(index)
+        images.append(Image(len(state.threads), tree.fd_base, f"main {state.pid}", root, rank))
     room = hugeroom.needed([(state.memory, state.contents) for state in tree.processes])
     hugetlb.emit_room(room, images[0])
     ptys.emit_pairs(tree.root.fds.ptys, images[0])
@@ -281,13 +288,14 @@ def compile_image(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         _emit_address_space(state, image)
         _emit_tasks(tree, state, image, _emit_memory(state, image))
         contents.emit_late(state.contents, image)
+        _emit_apart(state, image)
     for semaphores in tree.semaphores:
         sysvsem.emit(semaphores, images[0])
     for queue in tree.queues:
         sysvmsg.emit(queue, images[0])
-    slots = fds.emit_open([state.fds for state in tree.processes], images)
+    slots = fds.emit_open([state.fds for state in tree.processes], images, shared=tree.tables.shared)
     for state, image in zip(tree.processes, images, strict=True):
-        _emit_process(state, slots, image)
+        _emit_process(tree, state, slots, image)
         for index in range(1, len(state.threads)):
             _emit_thread_early(state.threads[index], image, index)
         _emit_restrictions(state, image)
@@ -329,12 +337,17 @@ def _filters(state: CheckpointState) -> list[seccomp.Seccomp]:
     return [part.seccomp for part in state.threads]
 
 
-def _emit_process(state: CheckpointState, slots: dict[int, Slot], image: Image) -> None:
-    fds.emit(state.fds, slots, image)
+def _emit_apart(state: CheckpointState, image: Image) -> None:
+    # What opens files, and takes threads out of what the process has: before others who share it go on.
     oom.emit(state.oom, image)
     unshared.emit(state.unshared, image)
-    cwd.emit(state.cwd, image.main)
-    umask.emit(state.umask, image.main)
+
+
+def _emit_process(tree: TreeState, state: CheckpointState, slots: dict[int, Slot], image: Image) -> None:
+    fds.emit(state.fds, slots, image)
+    if tree.tables.fs[image.index] == image.index:
+        cwd.emit(state.cwd, image.main)
+        umask.emit(state.umask, image.main)
     sigactions.emit(state.sigactions, image)
     posix_timers.emit(state.posix_timers, image)
     prctls.emit(state.prctls, image)
@@ -476,6 +489,7 @@ def _manifest(tree: TreeState, summaries: Sequence[MemorySummary]) -> bytes:
         **described[0],
         "firewall": tree.root.fds.firewall,
         "births": tree.births,
+        "tables": tree.tables,
         "semaphores": tree.semaphores,
         "queues": tree.queues,
         "foreground": tree.foreground,

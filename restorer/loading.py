@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from restorer.errors import Refused, RestorerError
-from restorer.native import kcmp, pidfd_open, pidfd_send_signal
+from restorer.native import pidfd_open, pidfd_send_signal, share_memory
 from restorer.procfs import Process
 
 __all__ = ["finish"]
 
-_KCMP_VM = 1
 _LAUNCHER, _INIT, _PAGER = "restorer-launch", "restorer-init", "restorer-pager"
 _PATIENCE_S, _PATIENCE_STOPPED_S, _POLL_S = 300.0, 10.0, 0.002
 # native/launcher/supervise.c: bring the rest now, whatever --fill said
@@ -65,7 +64,7 @@ def _launcher_of(pid: int) -> int | None:
         members = list(_descent(Process(pid))) if pagers else []
     except RestorerError:
         return None
-    loading = any(_shares_memory(one.pid, pager.pid) for one in members for pager in pagers)
+    loading = any(share_memory(one.pid, pager.pid) for one in members for pager in pagers)
     return launcher.pid if loading else None
 
 
@@ -89,10 +88,3 @@ def _descent(process: Process) -> Iterator[Process]:
     yield process
     for child in process.children():
         yield from _descent(Process(child))
-
-
-def _shares_memory(pid: int, other: int) -> bool:
-    try:
-        return kcmp(pid, other, _KCMP_VM, 0, 0) == 0
-    except (ProcessLookupError, PermissionError):
-        return False

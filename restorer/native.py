@@ -34,11 +34,14 @@ __all__ = [
     "pidfd_getfd",
     "pidfd_open",
     "pidfd_send_signal",
+    "share_memory",
     "size_of",
 ]
 
 ffi: Any = _ffi
 lib: Any = _lib
+
+_KCMP_VM = 1
 
 
 def new_error() -> Any:
@@ -88,6 +91,14 @@ def kcmp(pid1: int, pid2: int, kind: int, idx1: int, idx2: int) -> int:
     Raises OSError: EBADF for an fd that is not open, ESRCH for a task that has gone.
     """
     return _os_result(lib.tr_kcmp(pid1, pid2, kind, idx1, idx2))
+
+
+def share_memory(one: int, other: int) -> bool:
+    """Whether two tasks have one address space; not so for those that have gone or may not be looked into."""
+    try:
+        return kcmp(one, other, _KCMP_VM, 0, 0) == 0
+    except (ProcessLookupError, PermissionError):
+        return False
 
 
 def pidfd_open(pid: int) -> int:

@@ -294,7 +294,8 @@ class Image:
     `pager` and `decoder` are this process's own. `spare` is a slot for values that the very next ops of
     `shared` or `main` consume. `opened` is for state modules that open one thing once in `shared`, whoever
     asks first: what it is -> the slot of its fd; `own` is the same for what `main` opens. `channel` is the
-    slot of the fd of this process's channel.
+    slot of the fd of this process's channel. `parking_fd` is a number below `fd_base` for a moment's use by
+    `main`, another for each of those that share a table of descriptors: `rank` counts these.
     """
 
     def __init__(
@@ -303,11 +304,13 @@ class Image:
         fd_base: int = wire.FD_BASE_MIN,
         name: str = "main",
         root: Image | None = None,
+        rank: int = 0,
     ) -> None:
         self.builder: Builder = root.builder if root else Builder(fd_base)
         self.index = len(self.builder.images)
         self.builder.images.append(self)
         self.fd_base = self.builder.fd_base
+        self.parking_fd = self.fd_base - 1 - rank
         self.own: dict[Hashable, Slot] = {}
         self.spare = Slot(wire.SLOT_FIRST)
         self.channel = self.slot()

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from restorer.errors import PrivilegeError, ProcessError, Refused, RestorerError
-from restorer.native import check
+from restorer.native import check, share_memory
 from restorer.procfs import PF_KTHREAD, Process
 
 __all__ = ["does_not_stop", "explain", "inspect", "refuse_dead_leader"]
@@ -76,8 +76,17 @@ def refuse_dead_leader(pid: int) -> None:
 
 
 def does_not_stop(pid: int, tid: int) -> ProcessError:
-    """The exception for a thread that takes no interrupt; names the kernel function it waits in."""
+    """The exception for a thread that takes no interrupt; names the child of vfork(2) that it waits for, or
+    the kernel function it waits in.
+    """
     try:
+        for child in Process(pid).thread(tid).children():
+            if share_memory(tid, child):
+                return ProcessError(
+                    f"process {pid} does not stop: it waits for its child {child} '{Process(child).comm()}', "
+                    "which vfork has made, to call exec or to end",
+                    "try again when it has",
+                )
         where = Process(pid).thread(tid).text("wchan")
     except RestorerError:
         where = ""

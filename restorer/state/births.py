@@ -61,6 +61,9 @@ class Birth:
     placeholder has to lead; `before` are children (indices) that are forked before it makes its session,
     `orphans` those whom the leader of another one forks, `after` the others. `stopped` are those that are
     stopped, each with whether it has been told so, by wait(2).
+
+    `born`, `apart` and `leaves` are flags of clone(2) for what several processes have (inheritance.py): what
+    it is made with, what its maker leaves just before that, and what it leaves itself when it has made all.
     """
 
     parent: int
@@ -71,6 +74,9 @@ class Birth:
     zombies: tuple[Zombie, ...]
     placeholders: tuple[int, ...]
     stopped: tuple[tuple[int, bool], ...] = ()
+    born: int = 0
+    apart: int = 0
+    leaves: int = 0
 
     @property
     def lost_sessions(self) -> tuple[Orphans, ...]:
@@ -228,6 +234,9 @@ def emit(births: Births, images: Sequence[Image], names: Sequence[str], pairs: S
         if one.session.leads_group and not one.session.leads_session:
             with image.about("process group"):
                 image.main.syscall(NR.setpgid, 0, 0)
+        if one.leaves:
+            with image.about("what it shares with its children no more"):
+                image.main.syscall(NR.unshare, one.leaves)
 
 
 def _clone_args(image: Image, program: Program, flags: int, pid: int, exit_signal: int) -> Data:
@@ -242,9 +251,12 @@ def _emit_child(
     births: Births, child: int, program: Program, born: Image, name: str, *, parent: bool = False
 ) -> None:
     """`parent`: it is to be a child of the parent of who forks it, whose exit signal it then has."""
-    one, image = births.processes[child].session, program.image
-    flags = _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND | (_CLONE_PARENT if parent else 0)
+    birth, image = births.processes[child], program.image
+    one = birth.session
+    flags = _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND | (_CLONE_PARENT if parent else 0) | birth.born
     with image.about(f"process {one.pid} '{name}'", _HINT):
+        if birth.apart:
+            program.syscall(NR.unshare, birth.apart)
         args = _clone_args(image, program, flags, one.pid, 0 if parent else one.exit_signal)
         number = image.reserve(4)
         program.store(args + threads.ARGS_PIDFD, number)

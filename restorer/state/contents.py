@@ -391,7 +391,7 @@ def emit_open(content: Content, flags: int, image: Image) -> Slot:
     The description of O_TMPFILE keeps that flag, which no later open can give.
     """
     base = image.opened[content]
-    program, number = image.main, image.fd_base - 1
+    program, number = image.main, image.parking_fd
     if flags & _O_TMPFILE_ONLY and flags & os.O_ACCMODE == os.O_RDWR and (content, 0) not in image.own:
         fd = image.own[content, 0] = program.call(NR.fcntl, base, fcntl.F_DUPFD_CLOEXEC, image.fd_base)
         program.syscall(NR.fcntl, fd, fcntl.F_SETFL, flags)

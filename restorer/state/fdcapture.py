@@ -24,6 +24,7 @@ from restorer.state import (
     procfiles,
     sockets,
     stdio,
+    tables,
     terminals,
 )
 from restorer.state.choices import Choices
@@ -39,32 +40,38 @@ from restorer.state.owners import Owner
 from restorer.state.pipes import Pipe, PipeEnd
 from restorer.state.sharing import Descriptions
 from restorer.state.stdio import Stdio
+from restorer.state.tables import Tables
 from restorer.state.unixlinks import Surroundings
 from restorer.state.unixqueues import Message
 from restorer.state.unixsockets import UnixSocket
 from restorer.tracee import Tracee
 
 
-def capture(tracees: Sequence[Tracee], chosen: Choices = choices.NONE) -> list[Fds]:
+def capture(
+    tracees: Sequence[Tracee], chosen: Choices = choices.NONE, shared: Tables | None = None
+) -> list[Fds]:
     """Reads all fds of a tree, one table for each process; nothing in the targets changes. Raises Refused
-    naming every fd that cannot be restored. `chosen` says what becomes of connections that lead outside.
+    naming every fd that cannot be restored. `chosen` says what becomes of connections that lead outside,
+    `shared` which processes have one table.
     """
-    found = [descriptors.read(tracee.pid, number) for tracee in tracees for number in tracee.process.fds()]
+    shared = shared or tables.apart(len(tracees))
+    each = [tracee for index, tracee in enumerate(tracees) if shared.files[index] == index]
+    found = [descriptors.read(tracee.pid, number) for tracee in each for number in tracee.process.fds()]
     with InFlight({tracee.pid: tracee for tracee in tracees}, found) as flight:
-        return _Capture(tracees, found, flight, chosen).tables()
+        return _Capture(tracees, found, flight, chosen, shared).tables()
 
 
-def reset_connections(tracees: Sequence[Tracee], tables: Sequence[Fds]) -> None:
-    """Lets the kill that must follow reset the TCP connections of `tables`: their ports are free at once."""
-    for tracee, table in zip(tracees, tables, strict=True):
-        found = (fd for fd in table.fds if not fd.passing)
-        kept = {fd.number for fd in found if isinstance(object_of(table, fd), InetSocket)}
+def reset_connections(tracees: Sequence[Tracee], found: Sequence[Fds]) -> None:
+    """Lets the kill that must follow reset the TCP connections `found`: their ports are free at once."""
+    for tracee, table in zip(tracees, found, strict=True):
+        own = (fd for fd in table.fds if not fd.passing)
+        kept = {fd.number for fd in own if isinstance(object_of(table, fd), InetSocket)}
         sockets.reset_connections(tracee, [descriptors.read(tracee.pid, number) for number in sorted(kept)])
 
 
-def close_connections_quietly(tracees: Sequence[Tracee], tables: Sequence[Fds]) -> None:
+def close_connections_quietly(tracees: Sequence[Tracee], found: Sequence[Fds]) -> None:
     """Lets the kill that must follow say nothing to the peers of established TCP connections."""
-    for tracee, table in zip(tracees, tables, strict=True):
+    for tracee, table in zip(tracees, found, strict=True):
         for number, state in first_numbers(table, InetSocket):
             if state.connection:
                 sockets.close_connections_quietly(tracee, [descriptors.read(tracee.pid, number)])
@@ -79,8 +86,10 @@ class _Capture:
         found: list[Descriptor],
         flight: InFlight,
         chosen: Choices,
+        shared: Tables,
     ) -> None:
         self.tracees = {tracee.pid: tracee for tracee in tracees}
+        self.shared = shared
         self.first_free = max((one.number + 1 for one in found), default=0)
         self.found = found = [*found, *flight.descriptors]
         self.flight = flight
@@ -113,15 +122,16 @@ class _Capture:
         )
         self._raise()
         order = list(self.tracees)
+        firsts = [order[first] for first in self.shared.files]
         return [
             Fds(
                 process=process,
                 pid=tracee.nspid,
                 fds=(
                     *(
-                        Fd(one.number, one.cloexec, indices[pid, one.number])
+                        Fd(one.number, one.cloexec, indices[one.pid, one.number])
                         for one in self.found
-                        if one.pid == pid
+                        if one.pid == firsts[process]
                     ),
                     *(Fd(number, True, index, True) for index, number in passing.items() if process == 0),
                 ),
@@ -132,12 +142,13 @@ class _Capture:
                 ptys=tuple(self.outside.ptys.captured),
                 cwd=tracee.process.cwd(),
                 locks=(
-                    *self._locks(pid, homes, holders),
+                    *self._locks(process, homes, holders),
                     *(self._locks_in_flight(homes, flying) if process == 0 else ()),
                 ),
                 firewall=self._firewall_table(),
+                sharers=self.shared.sharers(process),
             )
-            for process, (pid, tracee) in enumerate(self.tracees.items())
+            for process, tracee in enumerate(self.tracees.values())
         ]
 
     def _passing(self, holders: Sequence[Sequence[Descriptor]]) -> dict[int, int]:
@@ -321,15 +332,20 @@ class _Capture:
         return ends
 
     def _locks(
-        self, pid: int, homes: Sequence[Descriptor], holders: Sequence[Sequence[Descriptor]]
+        self, process: int, homes: Sequence[Descriptor], holders: Sequence[Sequence[Descriptor]]
     ) -> tuple[tuple[int, Lock], ...]:
+        """Those that are for this process to take: of POSIX locks of a table, what it has taken itself."""
+        order = list(self.tracees)
+        pid, first = order[process], order[self.shared.files[process]]
+        others = {order[index] for index in self.shared.sharers(process)} - {first}
         found: list[tuple[int, Lock]] = []
         for home, fds in zip(homes, holders, strict=True):
-            own = next((one for one in fds if one.pid == pid), None)
+            own = next((one for one in fds if one.pid == first), None)
             if own is not None and not self.outside.is_stdio(own):
                 taken = [lock for lock in locks.capture(own) if lock.kind == "POSIX" or own is home]
                 self._refuse_mapped_lease(own, taken)
-                found += ((own.number, lock) for lock in taken)
+                mine = (lock for lock in taken if pid == (lock.taker if lock.taker in others else first))
+                found += ((own.number, lock) for lock in mine)
         return tuple(found)
 
     def _refuse_mapped_lease(self, descriptor: Descriptor, taken: Sequence[Lock]) -> None:

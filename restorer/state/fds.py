@@ -3,7 +3,8 @@
 
 The launcher opens each description at or above `fd_base`; the restored process closes all below, takes each
 to its numbers, and closes all above but the channel, before it gives sockets their names and fills epoll
-instances.
+instances. Of several that share the table the first does so, when the others need nothing in it any more but
+their channels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from restorer.program import SLOT, STAGE, Image, Slot, ok_or
+from restorer.program import STAGE, Image, Slot, ok_or
 from restorer.state import (
     anonymous,
     epolls,
@@ -54,15 +55,17 @@ from restorer.syscalls import NR
 _ALL = 0xFFFFFFFF
 
 
-def emit_open(tables: Sequence[Fds], images: Sequence[Image]) -> dict[int, Slot]:
+def emit_open(tables: Sequence[Fds], images: Sequence[Image], *, shared: bool) -> dict[int, Slot]:
     """Opens the descriptions of all the tree, in the launcher where it can be done there; a slot for each.
 
     Those that one process has opened for several go by numbers below fd_base, where no fd of the program is
-    yet.
+    yet. `shared`: some processes share descriptors or directories, and whoever puts those back waits here for
+    the others, which then need no fd, and no path, until all is open (`emit_watches`).
     """
     slots, unix = _Emit(tables, images).open_all()
-    numbers = {index: images[0].fd_base - 2 - k for k, index in enumerate(lent(tables))}
-    if numbers:
+    lowest = min(image.parking_fd for image in images)
+    numbers = {index: lowest - 1 - k for k, index in enumerate(lent(tables))}
+    if numbers or shared:
         _emit_lend(tables, numbers, slots, images)
     own = images[0].own
     program = images[0].main if unix.in_process else images[0].shared
@@ -79,7 +82,8 @@ def _emit_lend(
                 image.main.syscall(NR.dup3, slots[index], number, os.O_CLOEXEC)
         image.main.add(STAGE.lent)
         image.main.wait(STAGE.lent, len(images))
-        for index in sorted({fd.description for fd in table.fds} & numbers.keys()):
+        wanted = {fd.description for fd in table.fds} if table.is_first else set()
+        for index in sorted(wanted & numbers.keys()):
             home = tables[table.homes[index]]
             if home is not table:
                 with image.about(about_fd(table, table.descriptions[index].number, index)):
@@ -97,6 +101,8 @@ def _emit_borrow(pid: int, number: int, image: Image) -> Slot:
 
 def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
     """Takes what the launcher has opened to its numbers in the process."""
+    if not table.is_first:
+        return
     main = image.main
     main.syscall(NR.close_range, 0, image.fd_base - 1, 0)
 
@@ -111,7 +117,7 @@ def emit(table: Fds, slots: dict[int, Slot], image: Image) -> None:
     for fd in table.fds:
         with image.about(about_fd(table, fd.number, fd.description)):
             main.syscall(NR.dup3, own[fd.number], fd.number, os.O_CLOEXEC if fd.cloexec else 0)
-    _emit_close_above(image)
+    _emit_close_above([image.builder.images[index] for index in table.sharers], image)
     _emit_owners(table, image)
     for number, timer in first_numbers(table, TimerFd):
         with image.about(f"fd {number}: timerfd"):
@@ -141,7 +147,9 @@ def emit_watches(table: Fds, image: Image) -> None:
         image.main.add(STAGE.opened)
         image.main.wait(STAGE.opened, image.processes)
     passing = {fd.number for fd in table.fds if fd.passing}
-    late = [one for one in table.locks if one[0] not in passing and one[1].kind == "LEASE"]
+    late = [
+        one for one in table.locks if one[0] not in passing and (one[1].kind == "LEASE" or not table.is_first)
+    ]
     _emit_locks(table, late, image)
     for number, state in first_numbers(table, Inotify):
         inotify.emit_watches(state, number, image)
@@ -176,11 +184,17 @@ def emit_late(table: Fds, image: Image) -> None:
             image.main.syscall(NR.close, fd.number)
 
 
-def _emit_close_above(image: Image) -> None:
-    # The channel's number is known to the launcher only; as the first one it leaves an empty range before it.
-    main = image.main
-    main.syscall(NR.close_range, image.fd_base, SLOT.channel + -1, 0, expect=ok_or(errno.EINVAL))
-    main.syscall(NR.close_range, SLOT.channel + 1, _ALL, 0)
+def _emit_close_above(sharers: Sequence[Image], image: Image) -> None:
+    """All but the channels of those who have the table. Their numbers are known to the launcher only, which
+    opens one after the other; two that follow each other leave an empty range between them.
+    """
+    low: int | Slot = image.fd_base
+    with image.about("the channel to the launcher"):
+        for one in sharers:
+            image.main.check_ge(one.channel, low)
+            image.main.syscall(NR.close_range, low, one.channel + -1, 0, expect=ok_or(errno.EINVAL))
+            low = one.channel + 1
+        image.main.syscall(NR.close_range, low, _ALL, 0)
 
 
 def _emit_owners(table: Fds, image: Image) -> None:

@@ -78,8 +78,9 @@ class Fds:
     """The table of one process, whose ID is `pid` as the program knows it; descriptions, pipes, queues and
     ptys are those of all its tree. `homes` has for each description the index of the process that is to put
     back what only a holder can. `cwd` is what relative names of unix sockets start from. `locks` are (fd,
-    lock): POSIX locks are of a process, others of a description. `firewall` is the nftables table that blocks
-    the tree's TCP connections until a restore, "" for none.
+    lock): POSIX locks are of a table, taken by one process, others of a description. `sharers` are all who
+    have this table; the first of them puts it back (tables.py). `firewall` is the nftables table that
+    blocks the tree's TCP connections until a restore, "" for none.
     """
 
     process: int
@@ -93,6 +94,12 @@ class Fds:
     cwd: str
     locks: tuple[tuple[int, Lock], ...]
     firewall: str
+    sharers: tuple[int, ...]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process puts the table back."""
+        return self.sharers[0] == self.process
 
     def is_home(self, fd: Fd) -> bool:
         """Whether this process is the one to put back what belongs to the description."""
@@ -109,7 +116,8 @@ def carried(table: Fds) -> Iterator[Content]:
 
 def lent(tables: Sequence[Fds]) -> list[int]:
     """The descriptions that a process has to open by itself (contents.emit_open), and others have too."""
-    several = Counter(index for table in tables for index in {fd.description for fd in table.fds})
+    each = (table for table in tables if table.is_first)
+    several = Counter(index for table in each for index in {fd.description for fd in table.fds})
     found = tables[0].descriptions
     return [index for index, count in several.items() if count > 1 and is_home_made(found[index].object)]
 

@@ -21,7 +21,7 @@ _F_OFD_SETLK = 37
 _FLOCK = struct.Struct("<hhxxxxqqixxxx")
 _LINE = re.compile(
     r"lock:\s*\d+: (?P<kind>POSIX|OFDLCK|FLOCK) +ADVISORY +(?P<access>READ|WRITE) +"
-    r"-?\d+ \S+ (?P<start>\d+) (?P<end>\d+|EOF)"
+    r"(?P<taker>-?\d+) \S+ (?P<start>\d+) (?P<end>\d+|EOF)"
 )
 _LEASE = re.compile(r"lock:\s*\d+: LEASE +ACTIVE +(?P<access>READ|WRITE) ")
 _F_SETLEASE = 1024
@@ -32,13 +32,14 @@ _TAKEN_HINT = "another process holds it now: end that one, then restore again"
 @dataclass(frozen=True)
 class Lock:
     """One lock, `kind` "POSIX", "OFDLCK", "FLOCK" or "LEASE"; `length_bytes` 0 for all up to the end of the
-    file.
+    file. `taker` is the process that F_GETLK tells of, as seen from here; it need not live any more.
     """
 
     kind: str
     write: bool
     start: int
     length_bytes: int
+    taker: int = 0
 
 
 def capture(descriptor: Descriptor) -> tuple[Lock, ...]:
@@ -59,7 +60,8 @@ def _parse(descriptor: Descriptor, line: str) -> Lock:
         raise descriptor.refused(f"{what} on {descriptor.link} cannot be checkpointed", hint)
     start = int(match["start"])
     length_bytes = 0 if match["end"] == "EOF" else int(match["end"]) + 1 - start
-    return Lock(match["kind"], match["access"] == "WRITE", start, length_bytes)
+    taker = int(match["taker"]) if match["kind"] == "POSIX" else 0
+    return Lock(match["kind"], match["access"] == "WRITE", start, length_bytes, taker)
 
 
 def is_shareable(descriptor: Descriptor) -> bool:

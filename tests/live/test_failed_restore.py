@@ -31,6 +31,7 @@ PROGRAMS = {
     "tcp_inside": "firewall",
     "threads": "",
     "tree": "",
+    "tree_tables": "",
     "unix_sockets": "",
     "unlinked": "",
 }

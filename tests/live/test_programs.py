@@ -9,10 +9,11 @@ import pytest
 
 from tests.live.harness import CHECKPOINT_OPTIONS, HUGE_PAGES, PROGRAMS, Program, Restored, Restorer
 
-# `stopped` has to be woken; `verify` is for tests that damage the store, the others have peers.
+# `stopped` has to be woken; `verify` is for tests that damage the store; `clone_vm` and `vfork` are refused
+# (test_trees.py); the others have peers.
 STEMS = sorted(
     {path.stem for path in PROGRAMS.glob("*.c")}
-    - {"stopped", "tcp_connecting", "tcp_outside", "unix_outside", "verify"}
+    - {"clone_vm", "stopped", "tcp_connecting", "tcp_outside", "unix_outside", "verify", "vfork"}
 )
 # What they need of the machine, not of its processes alone.
 ALONE = {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -102,3 +103,58 @@ def test_sessions_left_to_their_pagers_are_waited_for(
     again = restorer.restore("image")
     started.go()
     assert started.result(again) == "ok\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("clone_vm", "process {child} cannot be checkpointed: it shares its memory with process {root} '"),
+        ("vfork", "process {root} does not stop: it waits for its child {child} 'vfork', which vfork has"),
+    ],
+)
+def test_who_shares_memory_is_refused_and_runs_on(
+    restorer: Restorer, program: Callable[[str], Program], name: str, why: str
+) -> None:
+    started = program(name)
+    (child,) = children(started.pid)
+    assert why.format(root=started.pid, child=child) in restorer.fails("checkpoint", started.pid, "image")
+    message = restorer.fails("checkpoint", child, "image")
+    assert f"process {child} cannot be checkpointed: it shares its memory with process {started.pid} '" in (
+        message
+    )
+    started.go()
+    assert started.result() == "ok\n"
+    assert started.reap() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("tree_tables", "file descriptors"), ("tree_directories", "working directory")]
+)
+def test_who_shares_with_a_process_above_is_refused_without_it(
+    restorer: Restorer, program: Callable[[str], Program], name: str, what: str
+) -> None:
+    started = program(name)
+    child = min(children(started.pid))
+    message = restorer.fails("checkpoint", child, "image")
+    assert f"process {child} cannot be checkpointed: it shares its {what} with process {started.pid}" in (
+        message
+    )
+    assert message.endswith("; checkpoint a process above both, or end the other one first")
+    started.go()
+    assert started.result() == "ok\n"
+    assert started.reap() == 0
+
+
+def test_who_shares_a_table_leaves_it_alone_while_it_is_filled(
+    restorer: Restorer, program: Callable[[str], Program]
+) -> None:
+    """A number that is taken for a moment might be one that the first of them is about to give to a file."""
+    started = program("tree_tables")
+    restorer.checkpoint(started.pid, "image", "-R")
+    programs = restorer.ok("plan", "image").split("\nprogram ")
+    mains = [text for text in programs if " 'main " in text.partition("\n")[0]]
+    between = [text.partition("wait(tree.borrowed")[2].partition("add(tree.opened")[0] for text in mains]
+    assert len(between) == 4
+    assert [bool(re.search(r"\bdup3\(", text)) for text in between] == [True, False, True, False]
+    touched = re.compile(r"\b(open\w*|dup\d?|fcntl|socket\w*|pipe2|memfd_create|pidfd_\w+|close\w*)\(")
+    assert not touched.search(between[1] + between[3])

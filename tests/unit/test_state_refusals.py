@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from restorer.state import (
     seccomp,
     security,
     sharers,
+    tables,
     unsupported,
     vmas,
 )
@@ -76,6 +78,10 @@ def refusal(child: subprocess.Popen[str], check: Callable[[Tracee], object]) -> 
     out, _ = child.communicate("", timeout=20)
     assert (out, child.returncode) == ("", 0), "the process was disturbed"
     return str(caught.value)
+
+
+def check_alone(tracee: Tracee) -> None:
+    unsupported.check([tracee])
 
 
 FDS = {
@@ -456,7 +462,7 @@ def test_one_that_traces_another(start: Start) -> None:
         "other = os.fork()\nif other == 0: sys.stdin.read(); os._exit(0)\n"
         "assert ctypes.CDLL(None).ptrace(0x4206, other, 0, 0) == 0"
     )
-    assert re.search(r"it traces process \d+ 'python", refusal(child, unsupported.check))
+    assert re.search(r"it traces process \d+ 'python", refusal(child, check_alone))
 
 
 def test_core_scheduling_cookie(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,10 +495,30 @@ def test_other_namespaces(start: Start) -> None:
     )
 
 
+def test_directories_of_one_thread_and_another_process(start: Start) -> None:
+    code = (
+        "c = ctypes.CDLL(None)\n"
+        "def own():\n"
+        "    c.unshare(0x200)\n"
+        "    if c.syscall(56, 0x211, 0, 0, 0, 0) == 0: c.pause(); c._exit(0)\n"
+        "    done.set(); signal.pause()\n"
+        "done = threading.Event(); threading.Thread(target=own, daemon=True).start(); done.wait()"
+    )
+    child = start(code)
+    (other,) = Process(child.pid).children()
+    try:
+        with seize(other) as second, pytest.raises(Refused) as caught, seize(child.pid) as first:
+            tables.capture([first, second])
+    finally:
+        os.kill(other, signal.SIGKILL)
+    found = rf"thread \d+ of process {child.pid} shares its working directory with process {other}, and not"
+    assert re.search(found, str(caught.value))
+
+
 @pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
 def test_thread_with_its_own_descriptors(start: Start) -> None:
     code = (
         "def own(): ctypes.CDLL(None).unshare(0x400); done.set(); signal.pause()\n"
         "done = threading.Event(); threading.Thread(target=own, daemon=True).start(); done.wait()"
     )
-    assert "does not share its file descriptors" in refusal(start(code), unsupported.check)
+    assert "does not share its file descriptors" in refusal(start(code), check_alone)
