@@ -123,6 +123,12 @@ def restorer(store: Path, cleanup: None) -> Restorer:
 
 
 @pytest.fixture
+def not_here() -> Callable[[str], NoReturn]:
+    """`not_here(reason)`: this machine cannot run the test."""
+    return _not_here
+
+
+@pytest.fixture
 def huge_pages(nothing_left: None) -> Iterator[Callable[..., HugePages]]:
     """`huge_pages(16)`: so many huge pages of hugetlbfs are there for the test (`harness.huge_pages`), and
     gone when `cleanup` has ended who uses them.

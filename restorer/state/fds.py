@@ -24,6 +24,7 @@ from restorer.state import (
     mqueues,
     netlink,
     owners,
+    packet,
     pidfds,
     pipes,
     procfiles,
@@ -42,6 +43,7 @@ from restorer.state.locks import Lock
 from restorer.state.mqueues import MqueueEnd
 from restorer.state.netlink import NetlinkSocket
 from restorer.state.opening import FILE_HINT, Opener
+from restorer.state.packet import PacketSocket
 from restorer.state.pidfds import PidFd
 from restorer.state.pipes import Opened, PipeEnd
 from restorer.state.procfiles import ProcFile
@@ -252,6 +254,8 @@ class _Emit:
             return inet.emit(state, self.image, self.opener, about)
         if isinstance(state, NetlinkSocket):
             return netlink.emit(state, self.image, self.opener, about)
+        if isinstance(state, PacketSocket):
+            return packet.emit(state, self.image, self.opener, about)
         assert not isinstance(state, UnixSocket)
         hint = FILE_HINT if isinstance(state, File) else ""
         with self.image.about(about_fd(self.table, self.table.descriptions[index].number, index), hint):

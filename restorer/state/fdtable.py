@@ -23,6 +23,7 @@ from restorer.state.locks import Lock
 from restorer.state.mqueues import Mqueue, MqueueEnd
 from restorer.state.netlink import NetlinkSocket
 from restorer.state.owners import Owner
+from restorer.state.packet import PacketSocket
 from restorer.state.pidfds import PidFd
 from restorer.state.pipes import Pipe, PipeEnd
 from restorer.state.procfiles import ProcFile
@@ -42,6 +43,7 @@ Object: TypeAlias = (
     | Anonymous
     | InetSocket
     | NetlinkSocket
+    | PacketSocket
     | UnixSocket
     | Stdio
 )

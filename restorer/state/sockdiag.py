@@ -22,6 +22,10 @@ _UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _UNIX_SHUTDOWN = 0,
 _LISTEN = 10
 _ALL_STATES = 0xFFFFFFFF
 _INET_MD5SIG, _INET_MESSAGE_BYTES = 18, 72
+_PACKET_SHOW = 0x01 | 0x02 | 0x04 | 0x08
+_PACKET_INFO, _PACKET_MEMBERS, _PACKET_RX_RING, _PACKET_TX_RING, _PACKET_FANOUT = 0, 1, 2, 3, 4
+# struct packet_diag_mclist: interface, count, type, bytes of the address, address
+_MEMBER = struct.Struct("=iIHH32s")
 _HEADER = struct.Struct("=IHHII")
 _NO_COOKIE = 0xFFFFFFFF
 
@@ -56,6 +60,58 @@ class UnixInfo:
     def listens(self) -> bool:
         """Whether it takes connections."""
         return self.state == _LISTEN
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What a packet socket asked of an interface, `count` times: all of its packets (PACKET_MR_PROMISC), or
+    those for an address.
+    """
+
+    interface: int
+    count: int
+    type: int
+    address: bytes
+
+    def request(self) -> bytes:
+        """struct packet_mreq, or packet_mreq_max for long addresses."""
+        head = struct.pack("=iHH", self.interface, self.type, len(self.address))
+        return head + self.address.ljust(8, b"\0")
+
+
+@dataclass(frozen=True)
+class PacketInfo:
+    """packet_diag's view of one packet socket; `interface` is 0 for all."""
+
+    protocol: int
+    interface: int
+    memberships: tuple[Membership, ...]
+    has_ring: bool
+    has_fanout: bool
+
+
+def packet_socket(inode: int) -> PacketInfo:
+    """One packet socket. Raises Refused when the kernel does not find it in this network namespace."""
+    request = struct.pack("=BBHIIII", socket.AF_PACKET, 0, 0, 0, _PACKET_SHOW, _NO_COOKIE, _NO_COOKIE)
+    for message in _ask(request, _NLM_F_DUMP):
+        if struct.unpack_from("=I", message, 4)[0] == inode:
+            return _parse_packet(message)
+    raise Refused(f"packet socket {inode} is not in this network namespace")
+
+
+def _parse_packet(message: bytes) -> PacketInfo:
+    attributes = dict(_attributes(message[16:]))
+    members = _MEMBER.iter_unpack(attributes[_PACKET_MEMBERS])
+    return PacketInfo(
+        protocol=struct.unpack_from("=H", message, 2)[0],
+        interface=struct.unpack_from("=i", attributes[_PACKET_INFO])[0],
+        memberships=tuple(
+            Membership(index, count, kind, address[:length])
+            for index, count, kind, length, address in members
+        ),
+        has_ring=_PACKET_RX_RING in attributes or _PACKET_TX_RING in attributes,
+        has_fanout=_PACKET_FANOUT in attributes,
+    )
 
 
 def inet_listeners(family: int, protocol: int) -> dict[int, Listener]:
@@ -151,7 +207,7 @@ def _ask(request: bytes, flags: int) -> Iterator[bytes]:
     except OSError as error:
         raise FeatureError(
             f"the kernel does not answer questions about sockets: {error.strerror}",
-            "load the modules inet_diag, tcp_diag and unix_diag",
+            "load the modules inet_diag, tcp_diag, unix_diag and af_packet_diag",
         ) from None
 
 

@@ -7,17 +7,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from restorer.state import inet, netlink, sockdiag, tcp, unixsockets
+from restorer.state import inet, netlink, packet, sockdiag, tcp, unixsockets
 from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor, Source, copied
 from restorer.state.inet import InetSocket
 from restorer.state.netlink import NetlinkSocket
+from restorer.state.packet import PacketSocket
 from restorer.state.unixlinks import Surroundings
 from restorer.state.unixqueues import Message
 from restorer.state.unixsockets import UnixSocket
 
 _NAMES = {
-    3: "AX.25", 17: "packet", 15: "PF_KEY", 29: "CAN", 30: "TIPC", 31: "Bluetooth",
+    3: "AX.25", 15: "PF_KEY", 29: "CAN", 30: "TIPC", 31: "Bluetooth",
     38: "AF_ALG", 40: "vsock", 43: "SMC", 44: "XDP",
 }  # fmt: skip
 
@@ -28,7 +29,7 @@ def capture(
     around: Surroundings,
     queue: tuple[Message, ...],
     choices: Choices,
-) -> InetSocket | NetlinkSocket | UnixSocket:
+) -> InetSocket | NetlinkSocket | PacketSocket | UnixSocket:
     """Describes one socket; `around` has all unix sockets, `queue` what waits in this one. Raises Refused by
     name.
     """
@@ -39,6 +40,8 @@ def capture(
             return unixsockets.capture(descriptor, sock, around, queue)
         if sock.family == socket.AF_NETLINK:
             return netlink.capture(descriptor, sock)
+        if sock.family == socket.AF_PACKET:
+            return packet.capture(descriptor, sock, choices)
         name = _NAMES.get(int(sock.family), f"address family {int(sock.family)}")
         raise descriptor.refused(f"{name} socket cannot be checkpointed", "close it first")
 

@@ -170,6 +170,25 @@ FDS = {
         "t = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 2); t.sendto(b'x', s.getsockname())",
         r"fd \d+: netlink socket \(user\) with unread messages",
     ),
+    "packet ring": (
+        "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)\n"
+        "s.setsockopt(263, 5, (4096).to_bytes(4, 'little') + bytes.fromhex('040000000008000008000000'))",
+        r"fd \d+: packet socket with a ring buffer",
+    ),
+    "packet fanout": (
+        "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind(('lo', 0x88b5))\n"
+        "s.setsockopt(263, 18, os.getpid() & 0xffff)",
+        r"fd \d+: packet socket of a fanout group",
+    ),
+    "packets": (
+        "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind(('lo', 0x88b6))\n"
+        "s.send(bytes(12) + b'\\x88\\xb6x')",
+        r"fd \d+: packet socket with packets, or an error, that were not read.*--skip-in-flight",
+    ),
+    "old packet socket": (
+        "s = socket.socket(socket.AF_PACKET, 10, 0)",
+        r"fd \d+: SOCK_PACKET socket cannot",
+    ),
     "shared message queue": (
         "c = ctypes.CDLL(None); c.mq_open(b'/restorer-refused', 0o102, 0o600, None)\n"
         "c.mq_unlink(b'/restorer-refused')\nif os.fork() == 0: sys.stdin.read(); os._exit(0)",
@@ -375,6 +394,19 @@ def test_capture_takes_nothing_away(start: Start) -> None:
     assert first == second
     assert [pipe.packets for pipe in first.pipes] == [(b"kept",)]
     assert (Message(b"kept too"),) in [getattr(one.object, "queue", ()) for one in first.descriptions]
+
+
+def test_packet_statistics_are_not_read(start: Start) -> None:
+    """Reading them begins them anew, and the program goes on with -R."""
+    child = start(
+        "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind(('lo', 0x88b7))\n"
+        "s.send(bytes(12) + b'\\x88\\xb7x'); s.recv(99)\n"
+        "import atexit; atexit.register(lambda: print(s.getsockopt(263, 6, 8)[0]))"
+    )
+    with seize(child.pid) as tracee:
+        (table,) = fdcapture.capture([tracee])
+    assert "packet" in [getattr(one.object, "kind", "") for one in table.descriptions]
+    assert child.communicate("", timeout=20)[0] == "1\n"
 
 
 def test_posix_timer_of_a_thread_clock(start: Start) -> None:
