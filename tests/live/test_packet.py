@@ -14,6 +14,7 @@ import pytest
 
 from tests.live.harness import Program, Restorer, wait_until
 
+pytestmark = pytest.mark.alone("links")  # netlink.c is told of interfaces that come and go
 PROTOCOL = 0x88B5
 SCRIPT = f"""#!{sys.executable} -IS
 import os, socket, sys, time

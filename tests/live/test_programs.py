@@ -18,6 +18,7 @@ STEMS = sorted(
 # What they need of the machine, not of its processes alone.
 ALONE = {
     "hugetlb_sysv": ("hugetlb", "sysv"),
+    "netlink": ("links",),
     "sysvipc": ("sysv",),
     "sysvshm": ("sysv",),
     "tcp_inside": ("firewall",),
