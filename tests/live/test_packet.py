@@ -14,7 +14,7 @@ import pytest
 
 from tests.live.harness import Program, Restorer, wait_until
 
-pytestmark = pytest.mark.alone("links")  # netlink.c is told of interfaces that come and go
+pytestmark = pytest.mark.alone("links")  # netlink.c is told of interfaces that come, go and change
 PROTOCOL = 0x88B5
 SCRIPT = f"""#!{sys.executable} -IS
 import os, socket, sys, time

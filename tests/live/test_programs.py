@@ -19,6 +19,7 @@ STEMS = sorted(
 ALONE = {
     "hugetlb_sysv": ("hugetlb", "sysv"),
     "netlink": ("links",),
+    "packet": ("links",),
     "sysvipc": ("sysv",),
     "sysvshm": ("sysv",),
     "tcp_inside": ("firewall",),
