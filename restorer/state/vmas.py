@@ -58,9 +58,13 @@ IO_URING_HINT = (
     "start it without: uvicorn with --loop asyncio, MariaDB with --innodb-use-native-aio=0, "
     "any program after sysctl kernel.io_uring_disabled=2"
 )
+_AIO = "/[aio] (deleted)"
+_AIO_HINT = (
+    "start it without: MariaDB and MySQL with --innodb-use-native-aio=0, QEMU with aio=threads, "
+    "any program after sysctl fs.aio-max-nr=0"
+)
 _KERNEL_OBJECTS = {
     "/secretmem": "memory of a memfd_secret",
-    "/[aio]": "an asynchronous I/O context",
     "anon_inode:": "memory of a kernel object",
     "socket:": "memory of a socket",
 }
@@ -154,6 +158,10 @@ def _lock_future(tracee: Tracee) -> int:
 def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
     if vma.path == _IO_URING:
         raise Refused("io_uring cannot be checkpointed", IO_URING_HINT)
+    if vma.path == _AIO:
+        # Its ring could be made again, but requests that the kernel has taken and not finished no call shows.
+        cause = "a context of asynchronous I/O (io_setup) cannot be checkpointed: its requests cannot be seen"
+        raise Refused(cause, _AIO_HINT)
     reason = _why_not(vma)
     if reason:
         raise Refused(f"memory at {vma} cannot be checkpointed: {reason}")
