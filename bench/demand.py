@@ -18,6 +18,7 @@ import lmdb
 from bench.heap import Heap, Run, ours
 from bench.subject import build, checkpointed
 from restorer.report import table
+from restorer.store_format import KEY, unpack_hash
 
 __all__ = ["measure"]
 
@@ -26,11 +27,14 @@ _HEADERS = ("US", "MEDIAN", "OF THE FLOOR", "P99", "OF THE MEDIAN")
 
 
 def _write_frames(store: Path, path: Path) -> None:
-    """The frames of all chunks, each behind its length."""
+    """The frames of all chunks as they lie in the store, each behind its length."""
     environment = lmdb.open(str(store), max_dbs=16, readonly=True, lock=False)
     with environment.begin() as transaction, path.open("wb") as out:
-        for _, frame in transaction.cursor(environment.open_db(b"chunks", transaction, create=False)):
-            out.write(struct.pack("<I", len(frame)) + frame)
+        chunks, hashes = (environment.open_db(db, transaction, create=False) for db in (b"chunks", b"hashes"))
+        frames = sorted(unpack_hash(store, *entry) for entry in transaction.cursor(hashes))
+        for (seq, offset), _, length in frames:
+            pack = transaction.get(KEY.pack(seq), b"", db=chunks)
+            out.write(struct.pack("<I", length) + pack[offset : offset + length])
     environment.close()
 
 

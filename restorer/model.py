@@ -6,7 +6,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["HUGE_ANONYMOUS", "Chunk", "ImageInfo", "Registers", "Vma"]
 
@@ -145,6 +145,16 @@ def _signed(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
+class Place(NamedTuple):
+    """Where a chunk's frame begins: the sequence number of its pack, and the byte in there."""
+
+    seq: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.seq}+{self.offset}"
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Up to 16 pages of one 64 KiB window, where they lie in the store.
@@ -153,7 +163,7 @@ class Chunk:
     """
 
     addr: int
-    seq: int
+    place: Place
     check: int
     frame_bytes: int
     mask: int

@@ -27,13 +27,15 @@ import zstandard
 
 from restorer import wire
 from restorer.errors import ImageNotFound, PrivilegeError, StoreDamaged, StoreError
-from restorer.model import Chunk, ImageInfo
+from restorer.model import Chunk, ImageInfo, Place
 from restorer.snapshot import Snapshot, check_file, pin
 from restorer.store_check import Damage, GcSummary, VerifyReport, collect, verify
 from restorer.store_format import (
     COUNTER,
     DATABASES,
+    FORMAT_UNPACKED,
     FORMAT_VERSION,
+    FORMATS,
     IMAGE_BYTES_MAX,
     KEY,
     MAP_BYTES,
@@ -41,6 +43,7 @@ from restorer.store_format import (
     MAX_READERS,
     RECORDS_BYTES_MAX,
     REF,
+    Frame,
     check_name,
     frame_check,
     lmdb_errors,
@@ -159,7 +162,7 @@ def _fill_empty(folder: Path) -> None:
     ) as env:
         dbs = {name: env.open_db(name.encode()) for name in DATABASES}
         with env.begin(write=True) as txn:
-            txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=dbs["meta"])
+            txn.put(b"version", FORMAT_UNPACKED.to_bytes(4, "little"), db=dbs["meta"])
             for counter in (b"next_id", b"next_seq"):
                 txn.put(counter, COUNTER.pack(1), db=dbs["meta"])
 
@@ -202,9 +205,10 @@ class Store:
         """Raises StoreError for a format that is not ours."""
         version = self.snapshot.get("meta", b"version")
         number = int.from_bytes(version or b"", "little")
-        if number != FORMAT_VERSION:
+        if number not in FORMATS:
+            known = f"{FORMAT_UNPACKED} and {FORMAT_VERSION}"
             raise StoreError(
-                f"store {self.path} has format {number}, this restorer knows {FORMAT_VERSION}",
+                f"store {self.path} has format {number}, this restorer knows {known}",
                 "use the restorer that wrote it, or another --store",
             )
 
@@ -295,8 +299,8 @@ class Store:
         if len(raw) % RECORD.size:
             raise self.damaged(f"{what} has {len(raw)} bytes")
         chunks = [
-            Chunk(addr, seq, check, frame_bytes, mask, flags)
-            for addr, seq, check, frame_bytes, mask, flags, _ in RECORD.iter_unpack(raw)
+            Chunk(addr, Place(seq, offset), check, frame_bytes, mask, flags)
+            for addr, seq, check, frame_bytes, mask, flags, offset in RECORD.iter_unpack(raw)
         ]
         last = -1
         for chunk in chunks:
@@ -305,9 +309,16 @@ class Store:
             last = chunk.addr
         return chunks
 
-    def chunk(self, seq: int, check: int) -> bytes:
+    def chunk(self, frame: Chunk | Frame) -> bytes:
         """The packed pages of one chunk. Raises StoreDamaged."""
-        return self._frame("chunks", seq, check, CHUNK_BYTES, f"chunk {seq}")
+        place = frame.place
+        entry = self.snapshot.find("chunks", KEY.pack(place.seq))
+        if entry is None:
+            raise self.damaged(f"chunk {place} is missing")
+        if place.offset + frame.frame_bytes > entry.length:
+            raise self.damaged(f"chunk {place} reaches beyond the {entry.length} bytes of its pack")
+        part = entry._replace(offset=entry.offset + place.offset, length=frame.frame_bytes)
+        return self.decode(self.snapshot.read(part), frame.check, CHUNK_BYTES, f"chunk {place}")
 
     def images(self) -> tuple[list[ImageInfo], dict[str, StoreError]]:
         """All images, sorted by name, and why others cannot be read: damaged, or of another format."""

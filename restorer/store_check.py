@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from restorer import wire
 from restorer.errors import ImageNotFound, StoreDamaged, StoreError
-from restorer.store_format import DATABASES, KEY, chunk_hash, lmdb_errors, unpack_hash
+from restorer.model import Chunk, Place
+from restorer.store_format import DATABASES, KEY, Frame, chunk_hash, lmdb_errors, unpack_hash
 from restorer.store_hot import check_hot, drop_recordings
-from restorer.wire import CHUNK_BYTES
 
 if TYPE_CHECKING:
     import lmdb
 
-    from restorer.model import Chunk
     from restorer.snapshot import Snapshot
     from restorer.store import Ref, Store
 
@@ -27,25 +26,27 @@ __all__ = ["Damage", "GcSummary", "VerifyReport", "collect", "verify"]
 @dataclass(frozen=True)
 class GcSummary:
     """What `collect` deleted. `freed_bytes`: room that the next checkpoints use; data.mdb itself does not
-    shrink.
+    shrink. `unused_bytes` were not deleted: chunks that no image uses, in packs with others that are used.
     """
 
     images: int
     maps: int
     chunks: int
     freed_bytes: int
+    unused_bytes: int
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not what was written. `addr` (of the 64 KiB window) and `seq` where a chunk is meant;
-    `name` is "" for what belongs to no image.
+    """One thing that is not what was written. Where a chunk is meant: `addr` of the 64 KiB window, `seq` of
+    its pack and its `offset` in there. `name` is "" for what belongs to no image.
     """
 
     name: str
     cause: str
     addr: int | None = None
     seq: int | None = None
+    offset: int | None = None
 
 
 @dataclass
@@ -71,11 +72,11 @@ def _seqs(snapshot: Snapshot, db: str) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class _Used:
-    """The keys that the names lead to."""
+    """The keys that the names lead to, and the bytes of each chunk's frame."""
 
     images: set[int] = field(default_factory=set)
     maps: set[int] = field(default_factory=set)
-    chunks: set[int] = field(default_factory=set)
+    chunks: dict[Place, int] = field(default_factory=dict)
 
 
 def _used(store: Store) -> _Used:
@@ -87,7 +88,8 @@ def _used(store: Store) -> _Used:
             used.images.add(ref.image_id)
             for process in processes(store.image(name, ref)):
                 used.maps.add(process.map_id)
-                used.chunks.update(chunk.seq for chunk in store.records(process.map_id, process.map_check))
+                for chunk in store.records(process.map_id, process.map_check):
+                    used.chunks[chunk.place] = chunk.frame_bytes
         except StoreError as error:
             raise type(error)(
                 f"{error.cause}, so nothing was deleted", f"restorer rm {name} gives the image up"
@@ -100,6 +102,7 @@ def collect(store: Store) -> GcSummary:
     with store.changing(deleting=True) as txn:
         # Nobody else can commit before we do, so the snapshot is what the transaction sees.
         used = _used(store)
+        packs = {place.seq for place in used.chunks}
         snapshot = store.snapshot
         env = store.env
         with lmdb_errors(store.path):
@@ -108,17 +111,30 @@ def collect(store: Store) -> GcSummary:
                 for name, keep in (
                     ("images", used.images),
                     ("maps", used.maps),
-                    ("chunks", used.chunks),
+                    ("chunks", packs),
                     ("hot", used.maps),
                 )
             ]
             hashes = env.open_db(b"hashes", txn=txn, create=False)
-            for entry in list(snapshot.entries("hashes")):
-                if unpack_hash(store.path, entry.key, snapshot.read(entry))[0] not in used.chunks:
-                    txn.delete(entry.key, db=hashes)
+            # A chunk of a pack that stays may be found again.
+            lost = [digest for digest, frame in _hashes(store) if frame.place.seq not in packs]
+            for digest in lost:
+                txn.delete(digest, db=hashes)
+            kept_bytes = sum(length for seq, length in _seqs(snapshot, "chunks") if seq in packs)
             txn.commit()
         drop_recordings(store.path, used.images)
-        return GcSummary(freed[0][0], freed[1][0], freed[2][0], sum(size for _, size in freed))
+        return GcSummary(
+            images=freed[0][0],
+            maps=freed[1][0],
+            chunks=len(lost),
+            freed_bytes=sum(size for _, size in freed),
+            unused_bytes=kept_bytes - sum(used.chunks.values()),
+        )
+
+
+def _hashes(store: Store) -> Iterator[tuple[bytes, Frame]]:
+    for entry in store.snapshot.entries("hashes"):
+        yield entry.key, unpack_hash(store.path, entry.key, store.snapshot.read(entry))
 
 
 def _drop(snapshot: Snapshot, txn: lmdb.Transaction, db: Any, name: str, keep: set[int]) -> tuple[int, int]:
@@ -130,10 +146,8 @@ def _drop(snapshot: Snapshot, txn: lmdb.Transaction, db: Any, name: str, keep: s
 
 
 class _Look(NamedTuple):
-    """A chunk as it lies in the store, or what is wrong with it."""
+    """What a chunk decodes to, or what is wrong with it."""
 
-    check: int = 0
-    frame_bytes: int = 0
     raw_bytes: int = 0
     cause: str = ""
 
@@ -147,8 +161,8 @@ class _Verifier:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._report = VerifyReport()
-        self._digests: dict[int, bytes] = {}
-        self._looked_at: dict[int, _Look] = {}
+        self._frames: dict[Place, tuple[bytes, Frame]] = {}
+        self._looked_at: dict[Place, _Look] = {}
 
     def run(self, name: str | None) -> VerifyReport:
         refs: dict[str, Ref] = {}
@@ -157,13 +171,14 @@ class _Verifier:
         with self._noting(""):
             for entry in self._store.snapshot.entries("hashes"):
                 with self._noting(""):
-                    seq, _, _ = unpack_hash(self._store.path, entry.key, self._store.snapshot.read(entry))
-                    self._digests[seq] = entry.key
+                    frame = unpack_hash(self._store.path, entry.key, self._store.snapshot.read(entry))
+                    self._frames[frame.place] = entry.key, frame
         for image_name, ref in refs.items():
             with self._noting(image_name):
                 self._image(image_name, ref)
             self._report.images += 1
         if name is None:
+            self._packs()
             self._trees()
         return self._report
 
@@ -190,31 +205,54 @@ class _Verifier:
             check_hot(self._store, ref.image_id, process, chunks)
 
     def _chunk(self, name: str, chunk: Chunk) -> None:
-        look = self._looked_at.get(chunk.seq)
-        if look is None:
-            look = self._looked_at[chunk.seq] = self._look(chunk)
-            self._report.chunks += 1
-            self._report.raw_bytes += look.raw_bytes
-            self._report.stored_bytes += look.frame_bytes
+        look = self._look(chunk.place)
         cause = look.cause
-        if not cause and (look.check, look.frame_bytes) != (chunk.check, chunk.frame_bytes):
-            cause = f"chunk {chunk.seq} is not the one that was referred to"
+        if not cause and self._frames[chunk.place][1] != (chunk.place, chunk.check, chunk.frame_bytes):
+            cause = f"chunk {chunk.place} is not the one that was referred to"
         if not cause and look.raw_bytes != chunk.pages * wire.PAGE_BYTES:
-            cause = f"chunk {chunk.seq} has {look.raw_bytes} bytes for {chunk.pages} pages"
+            cause = f"chunk {chunk.place} has {look.raw_bytes} bytes for {chunk.pages} pages"
         if cause:
-            self._report.damages.append(Damage(name, cause, chunk.addr, chunk.seq))
+            self._report.damages.append(Damage(name, cause, chunk.addr, *chunk.place))
 
-    def _look(self, chunk: Chunk) -> _Look:
+    def _look(self, place: Place) -> _Look:
+        look = self._looked_at.get(place)
+        if look is None:
+            look = self._looked_at[place] = self._decode(place)
+            self._report.chunks += 1
+        return look
+
+    def _decode(self, place: Place) -> _Look:
+        if place not in self._frames:
+            return _Look(cause=f"no hash leads to chunk {place}")
+        digest, frame = self._frames[place]
         try:
-            frame = self._store.snapshot.get("chunks", KEY.pack(chunk.seq))
-            if frame is None:
-                return _Look(cause=f"chunk {chunk.seq} is missing")
-            pages = self._store.decode(frame, chunk.check, CHUNK_BYTES, f"chunk {chunk.seq}")
+            pages = self._store.chunk(frame)
         except StoreError as error:
             return _Look(cause=error.cause)
-        if self._digests.get(chunk.seq) != chunk_hash(pages):
-            return _Look(cause=f"chunk {chunk.seq} is not what its hash says")
-        return _Look(chunk.check, len(frame), len(pages))
+        if chunk_hash(pages) != digest:
+            return _Look(cause=f"chunk {place} is not what its hash says")
+        self._report.raw_bytes += len(pages)
+        self._report.stored_bytes += frame.frame_bytes
+        return _Look(len(pages))
+
+    def _packs(self) -> None:
+        """Every frame is one that a hash leads to, and none begins in another. Those that no image uses may
+        be found by the next one.
+        """
+        ends: dict[int, int] = {}
+        for place in sorted(self._frames):
+            look = _Look() if place in self._looked_at else self._look(place)
+            if look.cause:
+                self._report.damages.append(Damage("", look.cause, None, *place))
+            elif place.offset != ends.get(place.seq, 0):
+                cause = f"chunk {place} does not begin where the one before it ends"
+                self._report.damages.append(Damage("", cause, None, *place))
+            ends[place.seq] = place.offset + self._frames[place][1].frame_bytes
+        with self._noting(""):
+            for seq, length in _seqs(self._store.snapshot, "chunks"):
+                if ends.get(seq, 0) != length:
+                    cause = f"pack {seq} has {length} bytes, its chunks have {ends.get(seq, 0)}"
+                    self._report.damages.append(Damage("", cause, None, seq))
 
     def _trees(self) -> None:
         snapshot = self._store.snapshot

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
+from typing import NamedTuple
 
 import lmdb
 
 from restorer.errors import PrivilegeError, StoreDamaged, StoreError, StoreFull, UsageError
+from restorer.model import Place
 
-FORMAT_VERSION = 3
+# A store begins with the first of these, and has the last from its first pack of several frames on.
+FORMAT_UNPACKED, FORMAT_VERSION = FORMATS = (3, 4)
 DATABASES = ("refs", "images", "chunks", "hashes", "maps", "hot", "meta")
 MAP_BYTES = 1 << 40
 MAX_DBS = 16
@@ -31,9 +34,10 @@ RECORDS_BYTES_MAX = 1 << 31
 REF = Struct("<QII")
 KEY = Struct(">Q")
 COUNTER = Struct("<Q")
-# Value in `hashes`: sequence number, check and length of the frame, CRC-32 of the key and these three.
-HASH_VALUE = Struct("<QIII")
+# Value in `hashes`: sequence number of the pack, check and length of the frame, its offset in the pack unless
+# that is 0, then the CRC-32 of the key and these.
 _HASHED = Struct("<QII")
+_NUMBER = Struct("<I")
 
 _FULL = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 
@@ -48,21 +52,33 @@ def chunk_hash(pages: bytes) -> bytes:
     return hashlib.blake2b(pages, digest_size=16).digest()
 
 
-def pack_hash(digest: bytes, seq: int, check: int, frame_bytes: int) -> bytes:
+class Frame(NamedTuple):
+    """Where the frame of a chunk lies, its last four bytes, and its length."""
+
+    place: Place
+    check: int
+    frame_bytes: int
+
+
+def pack_hash(digest: bytes, frame: Frame) -> bytes:
     """The value under `digest` in `hashes`."""
-    return HASH_VALUE.pack(
-        seq, check, frame_bytes, zlib.crc32(digest + _HASHED.pack(seq, check, frame_bytes))
-    )
+    value = _HASHED.pack(frame.place.seq, frame.check, frame.frame_bytes)
+    if frame.place.offset:
+        value += _NUMBER.pack(frame.place.offset)
+    return value + _NUMBER.pack(zlib.crc32(digest + value))
 
 
-def unpack_hash(folder: Path, digest: bytes, value: bytes) -> tuple[int, int, int]:
-    """Sequence number, check and length of the frame, from the value under `digest`. Raises StoreDamaged: new
-    images refer to the chunk without reading it.
+def unpack_hash(folder: Path, digest: bytes, value: bytes) -> Frame:
+    """The frame that the value under `digest` leads to. Raises StoreDamaged: new images refer to the chunk
+    without reading it.
     """
-    if len(value) == HASH_VALUE.size:
-        seq, check, frame_bytes, _ = HASH_VALUE.unpack(value)
-        if pack_hash(digest, seq, check, frame_bytes) == value:
-            return seq, check, frame_bytes
+    tail = len(value) - _HASHED.size
+    if tail in (_NUMBER.size, 2 * _NUMBER.size):
+        seq, check, frame_bytes = _HASHED.unpack_from(value)
+        offset = _NUMBER.unpack_from(value, _HASHED.size)[0] if tail > _NUMBER.size else 0
+        frame = Frame(Place(seq, offset), check, frame_bytes)
+        if pack_hash(digest, frame) == value:
+            return frame
     raise StoreDamaged(
         f"store {folder} is damaged: the hash {digest.hex()} has a wrong value", "restorer verify"
     )

@@ -133,7 +133,7 @@ def check_hot(store: Store, image_id: int, process: ProcessEntry, chunks: list[C
     index = _read(store, image_id, process)
     for number, block in enumerate(index.blocks if index else []):
         pages = _decode_block(store, index, number)
-        if pages != b"".join(store.chunk(chunks[i].seq, chunks[i].check) for i in block.chunks):
+        if pages != b"".join(store.chunk(chunks[i]) for i in block.chunks):
             raise store.damaged(f"block {number} of the working set of image {image_id} holds other pages")
 
 
@@ -225,7 +225,7 @@ def _pack(store: Store, image_id: int, map_check: int, chunks: list[Chunk], used
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
     frames, table, indices = bytearray(), bytearray(), bytearray()
     for block in [*first, *rest]:
-        frame = compressor.compress(b"".join(store.chunk(chunks[i].seq, chunks[i].check) for i in block))
+        frame = compressor.compress(b"".join(store.chunk(chunks[i]) for i in block))
         table += BLOCK.pack(len(frames), len(frame), frame_check(frame), len(indices) // 4, len(block))
         indices += Struct(f"<{len(block)}I").pack(*block)
         frames += frame

@@ -2,8 +2,9 @@
 """Adding an image: chunks are hashed and compressed by two threads, looked up and put by the caller's.
 
 Groups of chunks go through two stages, each in order: *hashing*, after which a chunk is either one that is
-stored already or gets the next sequence number, and *compressing*, after which it is put. Sequence numbers
-thus reach LMDB in ascending order, which lets it append.
+stored already or a fresh one, and *compressing*, after which its frame is appended to the pack in the making.
+That is put when it is full, at the latest at the end: fresh chunks of many groups, and of neighbouring
+address spaces, share one. Sequence numbers of packs reach LMDB in ascending order, which lets it append.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -21,11 +22,14 @@ import zstandard
 
 from restorer import wire
 from restorer.errors import ImageExists, StoreDamaged
+from restorer.model import Place
 from restorer.store_format import (
     COUNTER,
     DATABASES,
+    FORMAT_VERSION,
     KEY,
     REF,
+    Frame,
     chunk_hash,
     frame_check,
     lmdb_errors,
@@ -40,6 +44,9 @@ LEVEL = 3
 WORKERS = 2
 GROUP_CHUNKS = 16
 GROUPS_AHEAD = 6
+# A pack is put once it has so many frames, or so many bytes of them.
+PACK_FRAMES = 16
+PACK_BYTES = 1 << 18
 
 _local = threading.local()
 
@@ -71,14 +78,27 @@ class _Item(NamedTuple):
 class _Fresh(NamedTuple):
     """A chunk that the store has not got yet."""
 
-    seq: int
     digest: bytes
     pages: bytes
 
 
-class _Frame(NamedTuple):
-    check: int
-    frame_bytes: int
+@dataclass
+class _Pack:
+    """The pack in the making. Its chunks have their places before it is put."""
+
+    seq: int
+    content: bytearray = field(default_factory=bytearray)
+    frames: list[tuple[bytes, Frame]] = field(default_factory=list)
+
+    def append(self, digest: bytes, frame: bytes) -> Frame:
+        placed = Frame(Place(self.seq, len(self.content)), frame_check(frame), len(frame))
+        self.content += frame
+        self.frames.append((digest, placed))
+        return placed
+
+    @property
+    def full(self) -> bool:
+        return len(self.frames) >= PACK_FRAMES or len(self.content) >= PACK_BYTES
 
 
 def _compress(content: bytes) -> bytes:
@@ -120,19 +140,19 @@ class ImageWriter:
             )
         self.image_id = self._counter(b"next_id")
         self.map_id = self.image_id + 1
-        self._next_seq = self._counter(b"next_seq")
+        self._pack = _Pack(self._counter(b"next_seq"))
+        self._packs_several = False
         self._pool = ThreadPoolExecutor(WORKERS, "restorer-compress")
         self._group: list[_Item] = []
         self._hashing: deque[tuple[list[_Item], Future[list[bytes]]]] = deque()
         self._compressing: deque[tuple[list[_Fresh], Future[list[bytes]]]] = deque()
-        self._fresh: dict[bytes, int] = {}
-        self._frames: dict[int, _Frame] = {}
+        self._frames: dict[bytes, Frame] = {}
         self._begin_map()
 
     def _begin_map(self) -> None:
-        self._records: list[tuple[int, int, int, int]] = []
+        self._records: list[tuple[int, bytes, int, int]] = []
         self._last_addr = -1
-        self._first_seq = self._next_seq
+        self._fresh: set[bytes] = set()
         self._reused = 0
 
     def __enter__(self) -> ImageWriter:
@@ -161,8 +181,9 @@ class ImageWriter:
             self._hash_group()
         self._advance(0)
         packed = bytearray()
-        for addr, seq, mask, flags in self._records:
-            packed += RECORD.pack(addr, seq, *self._frames[seq], mask, flags, 0)
+        for addr, digest, mask, flags in self._records:
+            (seq, offset), check, frame_bytes = self._frames[digest]
+            packed += RECORD.pack(addr, seq, check, frame_bytes, mask, flags, offset)
         frame = _compress(bytes(packed))
         with lmdb_errors(self._folder):
             self._put_new("maps", self.map_id, frame)
@@ -173,16 +194,16 @@ class ImageWriter:
 
     def _summary(self, map_check: int) -> MapSummary:
         pages = sum(mask.bit_count() for _, _, mask, _ in self._records)
-        used = {seq for _, seq, _, _ in self._records}
+        used = {digest for _, digest, _, _ in self._records}
         return MapSummary(
             map_id=self.map_id,
             records_count=len(self._records),
             map_check=map_check,
             pages=pages,
             raw_bytes=pages * wire.PAGE_BYTES,
-            stored_bytes=sum(self._frames[seq].frame_bytes for seq in used),
-            new_bytes=sum(self._frames[seq].frame_bytes for seq in used if seq >= self._first_seq),
-            new_chunks=self._next_seq - self._first_seq,
+            stored_bytes=sum(self._frames[digest].frame_bytes for digest in used),
+            new_bytes=sum(self._frames[digest].frame_bytes for digest in self._fresh),
+            new_chunks=len(self._fresh),
             reused_chunks=self._reused,
         )
 
@@ -192,10 +213,14 @@ class ImageWriter:
             raise ValueError("the image has another id, or a page index is not finished")
         frame = _compress(blob)
         with lmdb_errors(self._folder):
+            if self._pack.frames:
+                self._put_pack()
             self._put_new("images", self.image_id, frame)
             self._txn.put(self._key, REF.pack(self.image_id, frame_check(frame), 0), db=self._dbs["refs"])
             self._txn.put(b"next_id", COUNTER.pack(self.map_id), db=self._dbs["meta"])
-            self._txn.put(b"next_seq", COUNTER.pack(self._next_seq), db=self._dbs["meta"])
+            self._txn.put(b"next_seq", COUNTER.pack(self._pack.seq), db=self._dbs["meta"])
+            if self._packs_several:
+                self._txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=self._dbs["meta"])
             self._txn.commit()
 
     def _counter(self, name: bytes) -> int:
@@ -214,42 +239,43 @@ class ImageWriter:
         while self._hashing and (len(self._hashing) > ahead or self._hashing[0][1].done()):
             self._place(*self._hashing.popleft())
         while self._compressing and (len(self._compressing) > ahead or self._compressing[0][1].done()):
-            self._put(*self._compressing.popleft())
+            self._append(*self._compressing.popleft())
 
     def _place(self, items: list[_Item], hashes: Future[list[bytes]]) -> None:
         fresh = []
         for item, digest in zip(items, hashes.result(), strict=True):
-            seq = self._find(digest)
-            if seq is None:
-                seq = self._fresh[digest] = self._next_seq
-                self._next_seq += 1
-                fresh.append(_Fresh(seq, digest, item.pages))
-            else:
+            if self._known(digest):
                 self._reused += 1
-            self._records.append((item.addr, seq, item.mask, item.flags))
+            else:
+                self._fresh.add(digest)
+                fresh.append(_Fresh(digest, item.pages))
+            self._records.append((item.addr, digest, item.mask, item.flags))
         if fresh:
             self._compressing.append((fresh, self._pool.submit(_compress_all, fresh)))
 
-    def _find(self, digest: bytes) -> int | None:
-        seq = self._fresh.get(digest)
-        if seq is not None:
-            return seq
+    def _known(self, digest: bytes) -> bool:
+        if digest in self._fresh or digest in self._frames:
+            return True
         with lmdb_errors(self._folder):
             value = self._txn.get(digest, db=self._dbs["hashes"])
         if value is None:
-            return None
-        stored, check, frame_bytes = unpack_hash(self._folder, digest, bytes(value))
-        self._frames[stored] = _Frame(check, frame_bytes)
-        return stored
+            return False
+        self._frames[digest] = unpack_hash(self._folder, digest, bytes(value))
+        return True
 
-    def _put(self, fresh: list[_Fresh], frames: Future[list[bytes]]) -> None:
+    def _append(self, fresh: list[_Fresh], frames: Future[list[bytes]]) -> None:
         with lmdb_errors(self._folder):
             for chunk, frame in zip(fresh, frames.result(), strict=True):
-                check = frame_check(frame)
-                self._frames[chunk.seq] = _Frame(check, len(frame))
-                self._put_new("chunks", chunk.seq, frame, append=True)
-                value = pack_hash(chunk.digest, chunk.seq, check, len(frame))
-                self._txn.put(chunk.digest, value, db=self._dbs["hashes"])
+                self._frames[chunk.digest] = self._pack.append(chunk.digest, frame)
+                if self._pack.full:
+                    self._put_pack()
+
+    def _put_pack(self) -> None:
+        pack, self._pack = self._pack, _Pack(self._pack.seq + 1)
+        self._put_new("chunks", pack.seq, bytes(pack.content), append=True)
+        for digest, frame in pack.frames:
+            self._txn.put(digest, pack_hash(digest, frame), db=self._dbs["hashes"])
+        self._packs_several |= len(pack.frames) > 1
 
     def _put_new(self, db: str, key: int, value: bytes, *, append: bool = False) -> None:
         # A damaged counter must not make us write over another image.

@@ -240,8 +240,8 @@ struct wr_port {
 
 /* ---------------------------------------------------------------- page index */
 
-/* One chunk of one address space. In the store (`maps`) `where` is the chunk's sequence number; the launcher
- * replaces it by the offset of the chunk's frame in data.mdb. Sorted by addr, no two records with one addr. */
+/* One chunk of one address space. In the store (`maps`) `where` is the sequence number of the chunk's pack,
+ * in which its frame begins at byte `offset`; the launcher replaces it by the frame's offset in data.mdb. Sorted by addr, no two records with one addr. */
 struct wr_record {
     uint64_t addr; /* of the 64 KiB window, aligned to WR_CHUNK_BYTES */
     uint64_t where;
@@ -249,7 +249,7 @@ struct wr_record {
     uint32_t frame_bytes; /* length of the frame */
     uint16_t mask;  /* bit i: page i of the window is stored; the chunk decodes to these, packed in order */
     uint16_t flags; /* enum wr_record_flags */
-    uint32_t pad;
+    uint32_t offset;
 };
 
 enum wr_record_flags {

@@ -43,37 +43,41 @@ static const char *lost_word(uint64_t what)
     }
 }
 
-static uint64_t chunk_number(const struct launch *launch, const struct member *member, uint64_t where)
+static struct place chunk_place(const struct launch *launch, const struct member *member, uint64_t where)
 {
-    return page_index_chunk(&launch->store, image_process(&launch->image, member->index),
+    return page_index_place(&launch->store, image_process(&launch->image, member->index),
                             member->region.records, where);
 }
 
 static void on_poisoned(const struct launch *launch, const struct member *member,
                         const struct wr_message *message)
 {
-    warn("chunk %llu of the store is damaged: %llu pages at 0x%llx of process %d poisoned; it gets SIGBUS "
+    struct place place = chunk_place(launch, member, message->b);
+    warn("chunk %llu+%u of the store is damaged: %llu pages at 0x%llx of process %d poisoned; it gets SIGBUS "
          "there",
-         (unsigned long long)chunk_number(launch, member, message->b), (unsigned long long)message->c,
+         (unsigned long long)place.pack, place.offset, (unsigned long long)message->c,
          (unsigned long long)message->a, member->pid);
 }
 
 static void on_eager_bad(const struct launch *launch, const struct member *member,
                          const struct wr_message *message)
 {
-    die("chunk %llu of the store is damaged: %llu pages at 0x%llx must be there before the program runs, so "
+    struct place place = chunk_place(launch, member, message->b);
+    die("chunk %llu+%u of the store is damaged: %llu pages at 0x%llx must be there before the program runs, "
+        "so "
         "it is "
         "not restored; see 'restorer verify'",
-        (unsigned long long)chunk_number(launch, member, message->b), (unsigned long long)message->c,
+        (unsigned long long)place.pack, place.offset, (unsigned long long)message->c,
         (unsigned long long)message->a);
 }
 
 static void on_shared_bad(const struct launch *launch, const struct wr_message *message)
 {
-    die("chunk %llu of the store is damaged: %llu pages of shared memory are lost, and the program has been "
+    struct place place = chunk_place(launch, tree_root(&launch->tree), message->b);
+    die("chunk %llu+%u of the store is damaged: %llu pages of shared memory are lost, and the program has "
+        "been "
         "killed; see 'restorer verify'",
-        (unsigned long long)chunk_number(launch, tree_root(&launch->tree), message->b),
-        (unsigned long long)message->c);
+        (unsigned long long)place.pack, place.offset, (unsigned long long)message->c);
 }
 
 /* Without the launcher's duplicate a child could outlive the pager with memory missing: it may not run on. */

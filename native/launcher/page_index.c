@@ -34,39 +34,40 @@ void page_index_decode(const struct store *store, const struct wr_process *proce
             store_damaged(store, "entry %u of the page index is impossible", i);
 }
 
-/* Neighbours in memory were mostly stored one after the other: a step of the cursor is cheaper than a
- * search. */
-static int seek(MDB_cursor *cursor, uint64_t chunk, uint64_t *at, bool *placed, MDB_val *value)
+/* Neighbours in memory mostly lie in one pack, `value` then stays as it is, or in packs that were stored one after
+ * the other: a step of the cursor is cheaper than a search. */
+static int seek(MDB_cursor *cursor, uint64_t pack, uint64_t *at, bool *placed, MDB_val *value)
 {
-    uint64_t wanted = __builtin_bswap64(chunk), found = 0;
+    uint64_t wanted = __builtin_bswap64(pack), found = 0;
     MDB_val key = {.mv_size = sizeof(wanted), .mv_data = &wanted};
-    if (*placed && chunk == *at)
-        return mdb_cursor_get(cursor, &key, value, MDB_GET_CURRENT);
-    if (*placed && chunk == *at + 1 && mdb_cursor_get(cursor, &key, value, MDB_NEXT) == 0 &&
+    if (*placed && pack == *at)
+        return 0;
+    if (*placed && pack == *at + 1 && mdb_cursor_get(cursor, &key, value, MDB_NEXT) == 0 &&
         key.mv_size == sizeof(found)) {
         memcpy(&found, key.mv_data, sizeof(found));
         if (found == wanted) {
-            *at = chunk;
+            *at = pack;
             return 0;
         }
     }
     key = (MDB_val){.mv_size = sizeof(wanted), .mv_data = &wanted};
     int rc = mdb_cursor_get(cursor, &key, value, MDB_SET);
     *placed = rc == 0;
-    *at = chunk;
+    *at = pack;
     return rc;
 }
 
 static uint64_t offset_of(const struct store *store, const struct wr_record *record, const MDB_val *value)
 {
     const uint8_t *data = value->mv_data;
-    unsigned long long chunk = record->where;
-    if (value->mv_size != record->frame_bytes)
-        store_damaged(store, "chunk %llu has %zu bytes instead of %u", chunk, value->mv_size,
-                      record->frame_bytes);
-    if (data < store->map || (uint64_t)(data - store->map) > store->used_bytes - value->mv_size)
-        store_damaged(store, "chunk %llu lies outside data.mdb", chunk);
-    return (uint64_t)(data - store->map);
+    unsigned long long pack = record->where;
+    if (record->offset > value->mv_size || record->frame_bytes > value->mv_size - record->offset)
+        store_damaged(store, "chunk %llu+%u reaches beyond the %zu bytes of its pack", pack, record->offset,
+                      value->mv_size);
+    if (data < store->map || value->mv_size > store->used_bytes ||
+        (uint64_t)(data - store->map) > store->used_bytes - value->mv_size)
+        store_damaged(store, "pack %llu lies outside data.mdb", pack);
+    return (uint64_t)(data - store->map) + record->offset;
 }
 
 void page_index_resolve(const struct store *store, const struct wr_process *process,
@@ -82,7 +83,7 @@ void page_index_resolve(const struct store *store, const struct wr_process *proc
     for (uint32_t i = 0; i < process->records_count; i++) {
         rc = seek(cursor, records[i].where, &at, &placed, &value);
         if (rc != 0)
-            store_damaged(store, "chunk %llu is missing", (unsigned long long)records[i].where);
+            store_damaged(store, "pack %llu is missing", (unsigned long long)records[i].where);
         records[i].where = offset_of(store, &records[i], &value);
         if (i % MEANWHILE_RECORDS == 0)
             meanwhile();
@@ -90,18 +91,18 @@ void page_index_resolve(const struct store *store, const struct wr_process *proc
     mdb_cursor_close(cursor);
 }
 
-uint64_t page_index_chunk(const struct store *store, const struct wr_process *process,
-                          const struct wr_record *records, uint64_t where)
+struct place page_index_place(const struct store *store, const struct wr_process *process,
+                              const struct wr_record *records, uint64_t where)
 {
-    uint64_t chunk = 0;
+    struct place place = {0, 0};
     uint64_t bytes = (uint64_t)process->records_count * sizeof(*records);
     struct wr_record *original = malloc(bytes);
     if (original == NULL)
-        return 0;
+        return place;
     page_index_decode(store, process, original);
-    for (uint32_t i = 0; i < process->records_count && chunk == 0; i++)
+    for (uint32_t i = 0; i < process->records_count && place.pack == 0; i++)
         if (records[i].where == where)
-            chunk = original[i].where;
+            place = (struct place){original[i].where, original[i].offset};
     free(original);
-    return chunk;
+    return place;
 }

@@ -18,7 +18,7 @@
 #include "store_meta.h"
 
 /* READERS as Python has it: whoever makes the lock file decides. */
-enum { STORE_FORMAT = 3, NAMED_DATABASES = 16, READERS = 1024, SNAPSHOT_TRIES = 20 };
+enum { STORE_FORMAT_MIN = 3, STORE_FORMAT = 4, NAMED_DATABASES = 16, READERS = 1024, SNAPSHOT_TRIES = 20 };
 
 /* Room for what a checkpoint that commits between our look at the file and our snapshot may add. */
 static const uint64_t map_slack_bytes = 256u << 20;
@@ -163,9 +163,9 @@ static void check_format(const struct store *store)
         value.size != sizeof(version))
         store_damaged(store, "its format version is missing");
     memcpy(&version, value.data, sizeof(version));
-    if (version != STORE_FORMAT)
-        die("the store %s has format %u, and this restorer reads format %d: use the version that wrote it",
-            store->path, version, STORE_FORMAT);
+    if (version < STORE_FORMAT_MIN || version > STORE_FORMAT)
+        die("the store %s has format %u, and this restorer reads %d and %d: use the version that wrote it",
+            store->path, version, STORE_FORMAT_MIN, STORE_FORMAT);
 }
 
 /* LMDB 0.9 tells where its map lies only when that was asked for (MDB_FIXEDMAP), but the kernel knows: it

@@ -19,3 +19,5 @@ def command(json: JsonOption = False, store: StoreOption = None) -> None:
     else:
         deleted = f"{report.count_text(freed.images, 'image')} and {report.count_text(freed.chunks, 'chunk')}"
         print(f"deleted {deleted}: {report.bytes_text(freed.freed_bytes)} are free for new ones")
+        if freed.unused_bytes:
+            print(f"kept {report.bytes_text(freed.unused_bytes)} that lie between chunks in use")

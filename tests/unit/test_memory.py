@@ -106,7 +106,7 @@ def capture(
         writer.commit(seal(writer.image_id, [summary]))  # type: ignore[list-item]
     windows: Windows = {}
     for chunk in store.records(summary.map_id, summary.map_check):
-        data = store.chunk(chunk.seq, chunk.check)
+        data = store.chunk(chunk)
         places = [i for i in range(16) if chunk.mask >> i & 1]
         pages = {chunk.addr + place * PAGE: data[n * PAGE : (n + 1) * PAGE] for n, place in enumerate(places)}
         windows[chunk.addr] = chunk.flags, pages

@@ -127,15 +127,15 @@ def readable(folder: Path, content: dict[str, Pages]) -> set[str]:
 def test_verify_names_image_address_and_chunk(store: Store, folder: Path) -> None:
     summary = write(store, "demo", pages(1))
     chunk = store.records(summary.map_id, summary.map_check)[2]
-    entry = store.snapshot.find("chunks", KEY.pack(chunk.seq))
+    entry = store.snapshot.find("chunks", KEY.pack(chunk.place.seq))
     assert entry is not None
     with (folder / "data.mdb").open("r+b") as file:
-        file.seek(entry.offset + entry.length // 2)
+        file.seek(entry.offset + chunk.place.offset + chunk.frame_bytes // 2)
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 0x10]))
     store.release()
     [damage] = store.verify("demo").damages
-    assert (damage.name, damage.addr, damage.seq) == ("demo", chunk.addr, chunk.seq)
+    assert (damage.name, damage.addr, (damage.seq, damage.offset)) == ("demo", chunk.addr, chunk.place)
     with pytest.raises(StoreDamaged):
-        store.chunk(chunk.seq, chunk.check)
+        store.chunk(chunk)

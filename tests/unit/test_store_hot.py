@@ -14,7 +14,7 @@ from restorer.native import lib, size_of
 from restorer.store import ProcessEntry, Store, open_store, processes
 from restorer.store_format import KEY
 from restorer.store_hot import BLOCK, BLOCK_BYTES, BLOCK_CHUNKS, HOT, RECORDING, USE, check_hot
-from tests.unit.test_store import mask_of, pages, seal
+from tests.unit.test_store import mask_of, pages, read, seal
 
 GOLDEN = Path(__file__).parent / "golden"
 EAGER = 2  # the record that must be there before resume
@@ -153,11 +153,21 @@ def unpack(golden: str, folder: Path) -> None:
     (folder / "data.mdb").write_bytes(zstandard.decompress((GOLDEN / golden).read_bytes()))
 
 
-def test_golden(tmp_path: Path) -> None:
-    """A store written by format 3, with images of version 3."""
-    unpack("store-3-image-3.mdb.zst", tmp_path)
+@pytest.mark.parametrize("golden", ["store-3-image-3.mdb.zst", "store-4-image-3.mdb.zst"])
+def test_golden(tmp_path: Path, golden: str) -> None:
+    """A store of each format that is read, with images of version 3: it is read, and written on."""
+    unpack(golden, tmp_path)
     with open_store(tmp_path) as store:
         assert packed(store, "demo") == ([EAGER, 5, 0, 3], 3)
+        assert read(store, "demo") == pages(1)
+        write(store, "more", chunks=12)
+        assert read(store, "more") == pages(1, chunks=12)
+        assert store.snapshot.get("meta", b"version") == (4).to_bytes(4, "little")
+        assert store.optimize("demo").chunks == 4
+        assert store.verify().damages == []
+        store.remove("demo")
+        store.collect()
+        assert read(store, "more") == pages(1, chunks=12)
         assert store.verify().damages == []
 
 

@@ -53,6 +53,7 @@ OFFSETS = {
     ("wr_record", "check"): 16,
     ("wr_record", "mask"): 24,
     ("wr_record", "flags"): 26,
+    ("wr_record", "offset"): 28,
     ("wr_ctl", "failure"): 32,
     ("wr_ctl", "counters"): 56,
     ("wr_ctl", "suspended"): 208,
