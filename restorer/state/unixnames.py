@@ -9,25 +9,27 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from restorer.program import ANY, Image, Program, Slot, exactly, ok_or
+from restorer.program import ANY, Data, Image, Program, Slot, exactly, ok_or
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.state.sockdiag import UnixInfo
 from restorer.syscalls import NR
 
 _AT_SYMLINK_NOFOLLOW = 0x100
+_RENAME_NOREPLACE = 1
 
 
 @dataclass(frozen=True)
 class SocketFile:
-    """The inode a bound name made."""
+    """The inode a bound name made. `moved` is the name that it has now, where it was renamed."""
 
     mode: int
     uid: int
     gid: int
+    moved: bytes = b""
 
 
 def is_path(name: bytes) -> bool:
@@ -62,14 +64,32 @@ def file_of(descriptor: Descriptor, name: bytes, info: UnixInfo) -> SocketFile |
     if not is_path(name):
         return None
     try:
-        status = os.lstat(seen_from(descriptor.pid, name))
+        status, moved = os.lstat(seen_from(descriptor.pid, name)), b""
     except OSError:
-        raise descriptor.refused(
-            f"socket file {shown(name)} has been deleted", "only named sockets can be bound"
-        ) from None
-    if not stat.S_ISSOCK(status.st_mode) or status.st_ino & 0xFFFFFFFF != info.vfs_inode:
+        status, moved = _find_moved(descriptor, name, info)
+    if not _is_file_of(status, info):
         raise descriptor.refused(f"{shown(name)} is not the file of this socket any more", "bind it anew")
-    return SocketFile(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+    return SocketFile(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, moved)
+
+
+def _is_file_of(status: os.stat_result, info: UnixInfo) -> bool:
+    return stat.S_ISSOCK(status.st_mode) and status.st_ino & 0xFFFFFFFF == info.vfs_inode
+
+
+def _find_moved(descriptor: Descriptor, name: bytes, info: UnixInfo) -> tuple[os.stat_result, bytes]:
+    """The file in the folder it was made in, and what it is called there: servers that replace one another
+    bind a name of their own, and rename it to the one that clients know.
+    """
+    inside = os.path.dirname(name)
+    with suppress(OSError), os.scandir(seen_from(descriptor.pid, os.path.join(inside, b"."))) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            if _is_file_of(status, info):
+                return status, os.path.join(inside, os.fsencode(entry.name))
+    raise descriptor.refused(
+        f"socket file {shown(name)} has been deleted, or moved to another folder",
+        "only named sockets can be bound",
+    )
 
 
 @contextmanager
@@ -103,18 +123,25 @@ def emit_bind(name: bytes, file: SocketFile | None, cwd: str, fd: Slot, opener: 
             return
         _emit_take_away(name, file, image, program)
         emit_address(NR.bind, fd, name, image, program)
-        emit_undo(os.path.join(os.fsencode(cwd), name), image)
+        note = emit_undo(os.path.join(os.fsencode(cwd), name), image)
         path = image.string(name)
         program.syscall(NR.fchownat, AT_FDCWD, path, file.uid, file.gid, _AT_SYMLINK_NOFOLLOW)
         program.syscall(NR.fchmodat, AT_FDCWD, path, file.mode)
+        if file.moved:
+            _emit_take_away(file.moved, file, image, program)
+            moved = image.string(file.moved)
+            program.syscall(NR.renameat2, AT_FDCWD, path, AT_FDCWD, moved, _RENAME_NOREPLACE)
+            program.store(note, 0)
+            emit_undo(os.path.join(os.fsencode(cwd), file.moved), image)
 
 
-def emit_undo(path: bytes, image: Image) -> None:
-    """A restore that fails takes the file away again."""
+def emit_undo(path: bytes, image: Image) -> Data:
+    """A restore that fails takes the file away again, unless it finds 0 where this says."""
     note = image.data(bytes(8))
     image.shared.store(note, 1)
     with image.undo.unless_eq(image.undo.load(note), 0):
         image.undo.syscall(NR.unlinkat, AT_FDCWD, image.string(path), 0, expect=ANY)
+    return note
 
 
 def _emit_take_away(name: bytes, file: SocketFile, image: Image, program: Program) -> None:

@@ -121,17 +121,17 @@ class UnixSockets:
         if listener is None:
             accepted = self._accepted_alone(name, place, client)
         else:
-            slot, cwd = listener
-            with unixnames.folder(name, cwd, self.opener):
-                unixnames.emit_address(NR.connect, client, name, self.image, self.image.shared)
+            slot, at = listener
+            with unixnames.folder(at.state.address, at.cwd, self.opener):
+                unixnames.emit_address(NR.connect, client, at.state.address, self.image, self.image.shared)
             accepted = self.opener.open(NR.accept4, slot, 0, 0, socket.SOCK_CLOEXEC)
         return (accepted, client) if server else (client, accepted)
 
-    def _listener(self, kind: int, name: bytes) -> tuple[Slot, str] | None:
+    def _listener(self, kind: int, name: bytes) -> tuple[Slot, Place] | None:
         for index, place in self.places.items():
             state = place.state
             if state.state == "listening" and (state.type, state.local) == (kind, name):
-                return self.slots[index], place.cwd
+                return self.slots[index], place
         return None
 
     def _accepted_alone(self, name: bytes, place: Place, client: Slot) -> Slot:
@@ -154,11 +154,8 @@ class UnixSockets:
         for _, index in sorted(waiting):
             place = self.places[index]
             listener = self.places[self._index[place.state.peer]]
-            with (
-                self.image.about(place.about),
-                unixnames.folder(place.state.remote, listener.cwd, self.opener),
-            ):
-                name = place.state.remote
+            name = listener.state.address
+            with self.image.about(place.about), unixnames.folder(name, listener.cwd, self.opener):
                 unixnames.emit_address(NR.connect, self.slots[index], name, self.image, self.image.shared)
 
     def finish(self, program: Program, files: Callable[[int], Slot]) -> None:
@@ -183,8 +180,9 @@ class UnixSockets:
         if state.state == "connected":
             peer = self._index.get(state.peer)
             cwd = place.cwd if peer is None else self.places[peer].cwd
-            with unixnames.folder(state.remote, cwd, sender.opener):
-                unixnames.emit_address(NR.connect, fd, state.remote, self.image, program)
+            name = state.remote if peer is None else self.places[peer].state.address
+            with unixnames.folder(name, cwd, sender.opener):
+                unixnames.emit_address(NR.connect, fd, name, self.image, program)
         for option in filter(_is_late, state.options):
             sockopts.emit_one(option, fd, self.image, program)
         if state.peek_offset >= 0:
@@ -232,8 +230,8 @@ class _Sender:
                 continue
             sender = self.sockets.named(message.sender) or self._without_name()
             place = self.sockets.places[index]
-            with unixnames.folder(state.local, place.cwd, self.opener):
-                self.send(sender, message, unixnames.pack(state.local))
+            with unixnames.folder(state.address, place.cwd, self.opener):
+                self.send(sender, message, unixnames.pack(state.address))
 
     def send(self, sender: Slot, message: unixqueues.Message, target: bytes = b"") -> None:
         """One message."""

@@ -58,6 +58,11 @@ class UnixSocket:
         """The name that it is bound to itself."""
         return b"" if self.server else self.local
 
+    @property
+    def address(self) -> bytes:
+        """Where others reach it now."""
+        return self.file.moved if self.file and self.file.moved else self.local
+
 
 def capture(
     descriptor: Descriptor, sock: socket.socket, around: Surroundings, queue: tuple[Message, ...]

@@ -32,6 +32,7 @@ PROGRAMS = {
     "threads": "",
     "tree": "",
     "tree_tables": "",
+    "unix_renamed": "",
     "unix_sockets": "",
     "unlinked": "",
 }
