@@ -194,8 +194,9 @@ static void meanwhile(void)
 static void resolve_index(const struct member *member)
 {
     const struct region *region = &member->region;
-    page_index_resolve(&launch.store, image_process(&launch.image, member->index), region->records,
-                       meanwhile);
+    const struct wr_process *process = image_process(&launch.image, member->index);
+    prefetch_chunk_pages(&launch.store, region->records, process->records_count);
+    page_index_resolve(&launch.store, process, region->records, meanwhile);
     __atomic_store_n(&region->ctl->index_ready, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, &region->ctl->index_ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
     if (member->index == 0)
@@ -212,7 +213,6 @@ static void build_regions(void)
                      &member->hot, &launch.options);
         const struct wr_process *process = image_process(&launch.image, i);
         page_index_decode(&launch.store, process, member->region.records);
-        prefetch_chunk_pages(&launch.store, member->region.records, process->records_count);
     }
     region_share(&tree_root(tree)->region);
     for (uint32_t i = 0; i < tree->count; i++)
