@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from struct import Struct
 
 from restorer import wire
 from restorer.ops import Area, Ctl, Data, Header, Op, ProcessEntry, Slot, Tree
+from restorer.record import dataclass
 from restorer.wire import ArgKind
 
 __all__ = ["Parts", "ProcessPart", "ProgramPart", "seal"]

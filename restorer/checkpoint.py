@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from restorer import compile as compiler
@@ -14,6 +14,7 @@ from restorer import loading, memory
 from restorer.firewall import Firewall
 from restorer.frozen import Frozen, seize_tree
 from restorer.memory import MemorySummary
+from restorer.record import dataclass
 from restorer.state import fdcapture
 from restorer.state.choices import Choices
 from restorer.state.fdtable import Fds

@@ -15,7 +15,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from restorer import holes, wire
@@ -24,6 +24,7 @@ from restorer.frozen import Frozen
 from restorer.model import Vma
 from restorer.procfs import Process
 from restorer.program import CTL, Data, Header, Image, ProcessEntry, Segment, Slot
+from restorer.record import dataclass
 from restorer.sigframe import needed_features
 from restorer.state import (
     births,

@@ -19,10 +19,10 @@ import os
 import secrets
 import socket
 import struct
-from dataclasses import dataclass
 from types import TracebackType
 
 from restorer.errors import FeatureError, PrivilegeError, RestorerError
+from restorer.record import dataclass
 
 __all__ = ["ANSWER_BYTES", "ERROR_OFFSET", "NETLINK_NETFILTER", "Firewall", "Flow", "removal", "remove"]
 

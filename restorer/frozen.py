@@ -12,10 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from restorer.errors import ProcessError, Refused, RestorerError
 from restorer.procfs import Process
+from restorer.record import dataclass
 from restorer.tracee import Tracee, seize
 
 __all__ = ["Frozen", "seize_tree"]

@@ -12,13 +12,13 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from restorer import native
 from restorer.errors import ProcessError, Refused
 from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.native import ffi, lib
+from restorer.record import dataclass
 from restorer.store import ImageWriter
 from restorer.tracee import Tracee
 from restorer.wire import PAGE_BYTES, TASK_SIZE

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
+
+from restorer.record import dataclass
 
 __all__ = ["HUGE_ANONYMOUS", "Chunk", "ImageInfo", "Registers", "Vma"]
 

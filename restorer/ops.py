@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 from restorer import wire
+from restorer.record import dataclass
 from restorer.wire import ExpectKind, OpFlag, OpKind
 
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from typing import TypeVar
@@ -17,6 +16,7 @@ from typing import TypeVar
 from restorer import wire
 from restorer.errors import StoreDamaged
 from restorer.program import CTL, SLOT, STAGE, Ctl, Slot, Tree
+from restorer.record import dataclass
 from restorer.syscalls import NAMES, NR
 from restorer.wire import ArgKind, ExpectKind, OpFlag, OpKind
 

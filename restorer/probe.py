@@ -10,8 +10,9 @@ import os
 import platform
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from restorer.record import dataclass
 
 __all__ = ["Feature", "probe_all"]
 

@@ -14,12 +14,12 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 
 from restorer.errors import PrivilegeError, ProcessError
 from restorer.maps import parse_maps
 from restorer.model import Vma
+from restorer.record import dataclass
 
 __all__ = ["INFINITY", "LIMITS", "PF_KTHREAD", "Ids", "Process", "Stat", "Status"]
 

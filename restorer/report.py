@@ -7,9 +7,11 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from restorer.record import dataclass
 
 __all__ = [
     "Node",

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.model import Registers
+from restorer.record import dataclass
 
 __all__ = ["FPSTATE_AT", "Frame", "Xstate", "needed_features", "pack_ucontext", "pack_xstate", "trim"]
 

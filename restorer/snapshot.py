@@ -17,11 +17,11 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from restorer.errors import StoreDamaged
+from restorer.record import dataclass
 
 if TYPE_CHECKING:
     import lmdb

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from restorer import wire
 from restorer.errors import ImageNotFound, StoreDamaged, StoreError
 from restorer.model import Chunk, Place
+from restorer.record import dataclass
 from restorer.store_format import DATABASES, KEY, Frame, chunk_hash, lmdb_errors, unpack_hash
 from restorer.store_hot import check_hot, drop_recordings
 

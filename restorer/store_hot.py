@@ -7,7 +7,6 @@ A value in `hot` only saves time: every chunk in it is in the page index too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +15,7 @@ import zstandard
 
 from restorer import wire
 from restorer.errors import StoreDamaged
+from restorer.record import dataclass
 from restorer.store_format import KEY, frame_check, lmdb_errors, os_errors
 
 if TYPE_CHECKING:

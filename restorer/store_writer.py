@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -23,6 +23,7 @@ import zstandard
 from restorer import wire
 from restorer.errors import ImageExists, StoreDamaged
 from restorer.model import Place
+from restorer.record import dataclass
 from restorer.store_format import (
     COUNTER,
     DATABASES,

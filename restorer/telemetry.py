@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 
 from restorer.errors import PrivilegeError, ProcessError
+from restorer.record import dataclass
 
 __all__ = ["COUNTERS", "PHASES", "Fault", "Telemetry", "find"]
 

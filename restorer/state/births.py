@@ -21,12 +21,13 @@ import os
 import signal
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from restorer import wire
 from restorer.errors import Refused
 from restorer.procfs import Process
 from restorer.program import STAGE, Data, Image, Program, Slot, ok_or
+from restorer.record import dataclass
 from restorer.state import channel, ptys, session, threads
 from restorer.state.descent import Descent, Orphans, lost_sessions
 from restorer.state.ptys import Pty

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 
 from restorer.errors import ProcessError
 from restorer.procfs import Process
+from restorer.record import dataclass
 
 _NANO = 1_000_000_000
 _NAMES = {"monotonic": time.CLOCK_MONOTONIC, "boottime": time.CLOCK_BOOTTIME}

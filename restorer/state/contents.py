@@ -14,12 +14,13 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from restorer import holes
 from restorer.errors import Refused
 from restorer.model import HUGE_ANONYMOUS
 from restorer.program import CTL, STAGE, Image, Segment, Slot, ok_or
+from restorer.record import dataclass
 from restorer.state import hugetlb, sysvshm, unnamed
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR

@@ -9,9 +9,9 @@ capabilities(7).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from restorer.program import ANY, Image, Program, exactly
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Thread
 

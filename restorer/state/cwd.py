@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.procfs import Process
 from restorer.program import Program
+from restorer.record import dataclass
 from restorer.syscalls import NR
 
 

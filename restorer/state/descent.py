@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.procfs import Process
+from restorer.record import dataclass
 from restorer.state.session import Session
 
 

@@ -16,12 +16,13 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 from restorer.errors import Refused
 from restorer.native import ffi, kcmp
 from restorer.program import OK, Arg, Image, Slot, ok_or
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.syscalls import NR

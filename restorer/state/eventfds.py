@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from restorer.errors import FeatureError
 from restorer.program import Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.syscalls import NR

@@ -6,10 +6,10 @@ from __future__ import annotations
 import resource
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from restorer.errors import Refused
+from restorer.record import dataclass
 from restorer.state import (
     ptys,
 )

@@ -6,10 +6,10 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.program import Data, Image, Program, Slot, exactly
+from restorer.record import dataclass
 from restorer.state import contents
 from restorer.state.contents import Content
 from restorer.state.descriptors import Descriptor, path_of

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from restorer.record import dataclass
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from restorer.model import Vma
 from restorer.pagemap import private_runs
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.state.descriptors import statfs
 from restorer.syscalls import NR
 from restorer.tracee import Tracee

@@ -17,10 +17,10 @@ import select
 import socket
 import struct
 import termios
-from dataclasses import dataclass
 
 from restorer.firewall import Firewall, Flow
 from restorer.program import Data, Image, Slot, exactly, ok_or
+from restorer.record import dataclass
 from restorer.state import inetkinds, multicast, sockdiag, sockopts, tcp, udpqueues
 from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor

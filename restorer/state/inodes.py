@@ -15,8 +15,10 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
+
+from restorer.record import dataclass
 
 # Going through folders may take so long, while the target is held.
 _WALK_S = 1.0

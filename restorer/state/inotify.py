@@ -15,9 +15,9 @@ import re
 import struct
 import termios
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from restorer.program import Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state import files
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.inodes import Finder, Inode

@@ -16,12 +16,12 @@ from __future__ import annotations
 import mmap
 import resource
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from restorer import holes
 from restorer.procfs import INFINITY
 from restorer.program import Image, Segment
+from restorer.record import dataclass
 from restorer.state import contents
 from restorer.state.contents import Content, Contents
 from restorer.state.rlimits import Rlimits

@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import re
 import struct
-from dataclasses import dataclass
 
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.syscalls import NR
 

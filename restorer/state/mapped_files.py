@@ -13,10 +13,11 @@ import os
 import secrets
 import stat
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from restorer.errors import Refused
 from restorer.program import ANY, Image, Program, Slot, exactly
+from restorer.record import dataclass
 from restorer.state import unnamed
 from restorer.syscalls import NR
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from restorer.errors import ProcessError
 from restorer.model import Vma
 from restorer.program import Image, Program, ok_or
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Thread, Tracee
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 from restorer import wire
 from restorer.errors import Refused
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.state import mapped_files
 from restorer.state.mapped_files import MappedFile
 from restorer.syscalls import NR

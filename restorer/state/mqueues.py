@@ -19,11 +19,11 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from secrets import token_hex
 
 from restorer.errors import RestorerError
 from restorer.program import ANY, Data, Image, Slot, exactly, ok_or
+from restorer.record import dataclass
 from restorer.state import holders, sysvipc
 from restorer.state.descriptors import Descriptor, copied, filesystem_magic
 from restorer.state.opening import Opener

@@ -10,8 +10,8 @@ import ctypes
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.state.sockopts import Option
 

@@ -14,9 +14,9 @@ import fcntl
 import select
 import socket
 import struct
-from dataclasses import dataclass
 
 from restorer.program import Image, Slot
+from restorer.record import dataclass
 from restorer.state import sockopts
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.state.opening import AT_FDCWD
 from restorer.syscalls import NR
 from restorer.tracee import Tracee

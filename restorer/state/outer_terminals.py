@@ -19,11 +19,11 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from restorer import wire
 from restorer.errors import ProcessError, Refused
 from restorer.program import Data, Image, Slot
+from restorer.record import dataclass
 from restorer.state import descriptors, terminals
 from restorer.state.descriptors import copied
 from restorer.state.terminals import Settings

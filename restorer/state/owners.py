@@ -8,9 +8,9 @@ import os
 import stat
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor, Source, copied
 from restorer.syscalls import NR
 from restorer.tracee import Tracee

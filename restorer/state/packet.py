@@ -13,9 +13,9 @@ import fcntl
 import select
 import socket
 import struct
-from dataclasses import dataclass
 
 from restorer.program import Data, Image, Slot
+from restorer.record import dataclass
 from restorer.state import sockdiag, sockopts
 from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor

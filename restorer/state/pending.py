@@ -6,9 +6,9 @@ from __future__ import annotations
 import signal
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from restorer.program import Data, Image, Program
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Thread, Tracee
 

@@ -11,9 +11,9 @@ import fcntl
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from restorer.program import Image, Slot
+from restorer.record import dataclass
 from restorer.state import procfiles, threads
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.opening import Opener

@@ -9,10 +9,10 @@ import fcntl
 import os
 import termios
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.program import Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor, Source, copied
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR

@@ -11,10 +11,11 @@ import ctypes
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from restorer.errors import Refused
 from restorer.program import Data, Image, exactly
+from restorer.record import dataclass
 from restorer.state.pending import Pending
 from restorer.syscalls import NR
 from restorer.tracee import Tracee

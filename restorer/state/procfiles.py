@@ -11,11 +11,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from restorer.errors import RestorerError
 from restorer.procfs import Process
 from restorer.program import Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor, filesystem_magic
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR

@@ -19,10 +19,10 @@ import select
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from restorer.errors import PrivilegeError
 from restorer.program import Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state import terminals
 from restorer.state.terminals import TCXONC, TIOCPKT, TIOCSTI, Settings
 from restorer.syscalls import NR

@@ -20,13 +20,13 @@ import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from restorer.errors import ProcessError, Refused
 from restorer.native import kcmp
 from restorer.procfs import Process
 from restorer.program import ANY, Image, Slot
+from restorer.record import dataclass
 from restorer.state import holders, outer_terminals, ptyqueues, terminals
 from restorer.state.descriptors import KCMP_FILE, Descriptor, copied
 from restorer.state.holders import Holder

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from restorer.procfs import INFINITY, LIMITS
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 

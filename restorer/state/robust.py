@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from restorer.errors import RestorerError
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Thread, Tracee
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Thread
 

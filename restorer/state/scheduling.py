@@ -7,10 +7,10 @@ import ctypes
 import errno
 import os
 import struct
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.program import Image, ok_or
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Thread
 

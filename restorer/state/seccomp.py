@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from restorer import wire
 from restorer.errors import Refused
 from restorer.program import CTL, SLOT, Data, Image, Program, exactly
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Thread
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from restorer.procfs import Process
+from restorer.record import dataclass
 
 
 @dataclass(frozen=True)

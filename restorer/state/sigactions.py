@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import signal
 import struct
-from dataclasses import dataclass
 
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from restorer.program import Image, Slot
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
 from restorer.syscalls import NR

@@ -8,10 +8,10 @@ import ctypes
 import errno
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from restorer.program import OK, Image, Program, Slot, ok_or
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.syscalls import NR
 

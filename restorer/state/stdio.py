@@ -11,9 +11,9 @@ streams belong to whoever shares them: O_NONBLOCK stays as restore finds it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from restorer.program import SLOT, Slot
+from restorer.record import dataclass
 from restorer.state import terminals
 from restorer.state.descriptors import Descriptor
 

@@ -13,9 +13,9 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from restorer.program import ANY, SLOT, Data, Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
 

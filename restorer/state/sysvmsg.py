@@ -12,10 +12,10 @@ import ctypes
 import errno
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.program import ANY, Image
+from restorer.record import dataclass
 from restorer.state import sysvipc
 from restorer.state.sysvipc import Identity
 from restorer.syscalls import NR

@@ -10,9 +10,9 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from restorer.program import ANY, Image
+from restorer.record import dataclass
 from restorer.state import sysvipc
 from restorer.state.sysvipc import Identity
 from restorer.syscalls import NR

@@ -8,10 +8,10 @@ checkpoint. One that was marked for removal is marked again once all have attach
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.program import ANY, Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state import hugetlb, sysvipc
 from restorer.state.sysvipc import Identity
 from restorer.syscalls import NR

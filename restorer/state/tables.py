@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from restorer.errors import Refused
+from restorer.record import dataclass
 from restorer.state.sharing import KCMP_FILES, KCMP_FS, Objects
 from restorer.tracee import Tracee
 

@@ -21,12 +21,12 @@ import struct
 import termios
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 from restorer import firewall
 from restorer.errors import PrivilegeError
 from restorer.firewall import Firewall, Flow
 from restorer.program import Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state import sockdiag, sockopts, tcpsegment
 from restorer.state.descriptors import Descriptor
 from restorer.state.sockopts import SO_PEEK_OFF, SO_REUSEADDR, SOL_SOCKET, Option

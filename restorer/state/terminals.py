@@ -9,9 +9,10 @@ import os
 import stat
 import struct
 import termios
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from restorer.program import Image, Slot
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.syscalls import NR
 

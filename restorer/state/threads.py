@@ -7,10 +7,10 @@ import os
 import resource
 import signal
 import struct
-from dataclasses import dataclass
 
 from restorer.errors import FeatureError
 from restorer.program import CTL, STACK_BYTES, Data, Image, Program, Slot
+from restorer.record import dataclass
 from restorer.sigframe import Frame
 from restorer.state import altstack, pending, registers, robust, rseq
 from restorer.state.altstack import Altstack

@@ -11,10 +11,10 @@ import os
 import re
 import struct
 import time
-from dataclasses import dataclass
 
 from restorer.errors import FeatureError
 from restorer.program import Arg, Image, Program, Slot
+from restorer.record import dataclass
 from restorer.state import clocks, descriptors
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener

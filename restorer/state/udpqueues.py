@@ -13,9 +13,9 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from restorer.program import Image, Slot, exactly
+from restorer.record import dataclass
 from restorer.state import sockopts
 from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from restorer.procfs import Process
 from restorer.program import Program
+from restorer.record import dataclass
 from restorer.syscalls import NR
 
 

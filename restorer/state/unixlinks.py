@@ -13,8 +13,8 @@ import functools
 import os
 import socket
 import termios
-from dataclasses import dataclass
 
+from restorer.record import dataclass
 from restorer.state import holders, sockdiag, unixnames, unixqueues
 from restorer.state.descriptors import Descriptor
 from restorer.state.sockdiag import UnixInfo

@@ -10,9 +10,9 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from restorer.program import ANY, Data, Image, Program, Slot, exactly, ok_or
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.state.sockdiag import UnixInfo

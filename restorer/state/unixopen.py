@@ -12,9 +12,9 @@ import fcntl
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from restorer.program import Image, Program, Slot
+from restorer.record import dataclass
 from restorer.state import sockopts, unixnames, unixqueues
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.state.sockopts import SO_PEEK_OFF, SOL_SOCKET

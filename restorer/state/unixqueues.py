@@ -16,9 +16,10 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from restorer.program import Arg, Image, Program, Slot, exactly
+from restorer.record import dataclass
 from restorer.state.descriptors import Descriptor
 from restorer.state.sockdiag import UnixInfo
 from restorer.state.sockopts import SO_PEEK_OFF, SOL_SOCKET

@@ -11,9 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from dataclasses import dataclass
 
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.state import sockopts, unixnames, unixqueues
 from restorer.state.descriptors import Descriptor
 from restorer.state.sockopts import Option

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.program import Image, Slot
+from restorer.record import dataclass
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
 

@@ -6,11 +6,11 @@ servers have them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from restorer.errors import Refused
 from restorer.native import kcmp
 from restorer.program import Image
+from restorer.record import dataclass
 from restorer.state import cwd, umask
 from restorer.state.cwd import Cwd
 from restorer.state.umask import Umask

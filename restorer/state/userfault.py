@@ -11,10 +11,10 @@ from __future__ import annotations
 import fcntl
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from restorer import wire
 from restorer.program import SLOT, Arg, Image, Segment, Slot
+from restorer.record import dataclass
 from restorer.state import channel, vmas
 from restorer.state.vmas import Vmas
 from restorer.syscalls import NR

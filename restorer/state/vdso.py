@@ -7,11 +7,11 @@ Their code is the kernel's, so an image restores only where it is the same, byte
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
 
 from restorer import wire
 from restorer.errors import Refused
 from restorer.program import SLOT, Image, Slot
+from restorer.record import dataclass
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from restorer import wire
 from restorer.errors import Refused, RestorerError
 from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
+from restorer.record import dataclass
 from restorer.state import contents, guards, hugetlb, mapped_files, mempolicies
 from restorer.state.contents import NO_CONTENTS, Content, Contents
 from restorer.state.hugetlb import Huge
