@@ -21,17 +21,18 @@ import termios
 from restorer.firewall import Firewall, Flow
 from restorer.program import Data, Image, Slot, exactly, ok_or
 from restorer.record import dataclass
-from restorer.state import inetkinds, multicast, sockdiag, sockopts, tcp, udpqueues
+from restorer.state import inetkinds, multicast, sockdiag, sockopts, tcp, timewait, udpqueues
 from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor
 from restorer.state.opening import Opener
-from restorer.state.sockopts import SO_LINGER, SO_REUSEADDR, SOL_SOCKET, Option
+from restorer.state.sockopts import SO_LINGER, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET, Option
 from restorer.state.udpqueues import Datagram
 from restorer.syscalls import NR
 
 _TCP_INFO = 11
 _TCP_SYN_SENT, _TCP_CLOSE = 2, 7
 _SOMAXCONN = 4096
+_IPV6_V6ONLY = 26
 _PIECE_BYTES = 32768
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _OVER = ("reset", "ended")
@@ -242,7 +243,7 @@ def emit(state: InetSocket, image: Image, opener: Opener, about: str) -> Slot:
             _emit_connection(state, state.connection, fd, image)
             return fd
         if state.local:
-            _emit_bind(state, state.local, fd, image)
+            _emit_bind(state, state.local, fd, image, opener)
             udpqueues.emit(state.datagrams, state.local[1], image, opener)
         if state.remote and state.state == "connected":
             address = image.data(pack(state.family, state.remote))
@@ -285,22 +286,36 @@ def _hint(state: InetSocket) -> str:
     return f"stop whoever uses port {port} (old connections linger for a minute), or use --publish NEW:{port}"
 
 
-def _emit_bind(state: InetSocket, local: tuple[str, int, int], fd: Slot, image: Image) -> None:
+def _emit_bind(
+    state: InetSocket, local: tuple[str, int, int], fd: Slot, image: Image, opener: Opener
+) -> None:
     packed = pack(state.family, local)
     address = image.data(packed)
     if state.type != socket.SOCK_RAW:
         protocol = socket.IPPROTO_TCP if state.type == socket.SOCK_STREAM else socket.IPPROTO_UDP
         image.port(address + 2, protocol)
-    reuse = bool(sockopts.number_of(state.options, SO_REUSEADDR))
-    stream = state.type == socket.SOCK_STREAM
-    if stream and not reuse:
-        # The process's own connections of a moment ago are in TIME_WAIT on this port.
+    lonely = state.type == socket.SOCK_STREAM and not sockopts.number_of(state.options, SO_REUSEADDR)
+    if lonely:
+        # Connections of a moment ago, which may have had it, are in TIME_WAIT on this port.
         _set_int(image, fd, SO_REUSEADDR, 1)
-    image.shared.syscall(NR.bind, fd, address, len(packed))
+    bound = None
+    if lonely and _may_have_left_connections(state):
+        only6 = bool(sockopts.number_of(state.options, _IPV6_V6ONLY, socket.IPPROTO_IPV6))
+        name = timewait.Name(state.family, local[0], only6, address, len(packed))
+        bound = timewait.emit_bind(name, fd, image, opener)
+    else:
+        image.shared.syscall(NR.bind, fd, address, len(packed))
     if state.state == "listening":
         image.shared.syscall(NR.listen, fd, state.backlog)
-    if stream and not reuse:
+    if bound is not None:
+        timewait.emit_settle(bound, fd, image, opener)
+    if lonely:
         _set_int(image, fd, SO_REUSEADDR, 0)
+
+
+def _may_have_left_connections(state: InetSocket) -> bool:
+    """Connections of a socket with SO_REUSEPORT have that, too, and are in nobody's way who has it."""
+    return state.protocol == socket.IPPROTO_TCP and not sockopts.number_of(state.options, SO_REUSEPORT)
 
 
 def _set_int(image: Image, fd: Slot, number: int, value: int) -> None:

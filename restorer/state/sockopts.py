@@ -18,6 +18,7 @@ from restorer.syscalls import NR
 SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP, SOL_IPV6, _SOL_RAW = 1, 0, 6, 17, 41, 255
 IPPROTO_UDPLITE = 136
 SO_REUSEADDR = 2
+SO_REUSEPORT = 15
 SO_LINGER = 13
 SO_PEEK_OFF = 42
 _SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 7, 8, 32, 33
@@ -36,9 +37,9 @@ _INSTRUCTION_BYTES = 8
 _GENERIC = (
     *(
         (number, _INT)
-        for number in (SO_REUSEADDR, 5, 6, 9, 10, 11, 15, 16, 18, 29, 34, 35, 36, 40, 41, 43, 45, 46, 60)
+        for number in (SO_REUSEADDR, 5, 6, 9, 10, 11, SO_REUSEPORT, 16, 18, 29, 34, 35, 36, 40, 41, 43, 45)
     ),
-    *((number, _INT) for number in (63, 64, 69, 70, 74, 75, 76, 82, 83, 84)),
+    *((number, _INT) for number in (46, 60, 63, 64, 69, 70, 74, 75, 76, 82, 83, 84)),
     (SO_LINGER, 8),
     (20, 16),
     (21, 16),
@@ -214,9 +215,9 @@ def emit_one(option: Option, fd: Slot, image: Image, program: Program | None = N
     program.syscall(NR.setsockopt, fd, option.level, option.number, data, size, expect=expect)
 
 
-def number_of(options: tuple[Option, ...], number: int) -> int:
-    """The value of a SOL_SOCKET option as an int, 0 when it is not among `options`."""
+def number_of(options: tuple[Option, ...], number: int, level: int = SOL_SOCKET) -> int:
+    """The value of an option as an int, 0 when it is not among `options`."""
     for option in options:
-        if (option.level, option.number) == (SOL_SOCKET, number):
+        if (option.level, option.number) == (level, number):
             return int.from_bytes(option.value[:4], "little", signed=True)
     return 0
