@@ -28,7 +28,10 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
-enum { PAGE = 4096, WORDS = PAGE / 8, SAMPLES = 10, STAGING_PAGES = 64 };
+enum { PAGE = 4096, WORDS = PAGE / 8, STAGING_PAGES = 64, SAMPLES = 8, FAULTS_MIN = 1000 };
+
+/* When mappings are counted: close together in the beginning, where mremap comes to its end. */
+static const uint64_t sample_permille[SAMPLES] = {0, 10, 20, 30, 100, 250, 500, 1000};
 
 static uint64_t faults;
 static int uffd;
@@ -37,7 +40,7 @@ static uint64_t staging_next;
 static uint32_t *order;
 static uint64_t *took_ns;
 static _Atomic uint64_t touched;
-static uint64_t vmas[SAMPLES + 1];
+static uint64_t vmas[SAMPLES], samples_done;
 
 static void die(const char *what)
 {
@@ -119,8 +122,8 @@ static void *toucher(void *argument)
             fprintf(stderr, "resolve: page %u is wrong\n", order[i]);
             exit(1);
         }
-        if ((i + 1) % (faults / SAMPLES) == 0)
-            vmas[(i + 1) / (faults / SAMPLES)] = count_vmas();
+        if (samples_done < SAMPLES && i + 1 >= faults * sample_permille[samples_done] / 1000)
+            vmas[samples_done++] = count_vmas();
         atomic_store(&touched, i + 1);
     }
     return NULL;
@@ -181,9 +184,9 @@ static void say(uint64_t began_ns, int error)
            (unsigned long long)done, (unsigned long long)wall_ns, (unsigned long long)took_ns[done / 2],
            (unsigned long long)took_ns[done * 99 / 100], error ? strerrorname_np(error) : "",
            (unsigned long long)vmas[0]);
-    for (uint64_t i = 1; i <= done / (faults / SAMPLES); i++)
+    for (uint64_t i = 1; i < samples_done; i++)
         printf(", %llu", (unsigned long long)vmas[i]);
-    printf("]}\n");
+    printf("], \"vmas_end\": %llu}\n", (unsigned long long)count_vmas());
 }
 
 static int measure(int (*resolve)(uint64_t target))
@@ -198,7 +201,7 @@ static int measure(int (*resolve)(uint64_t target))
     memset(took_ns, 1, faults * sizeof *took_ns);
     shuffle();
     open_uffd();
-    vmas[0] = count_vmas();
+    vmas[samples_done++] = count_vmas();
     uint64_t began = now_ns();
     if (pthread_create(&thread, NULL, toucher, NULL))
         die("pthread_create");
@@ -252,14 +255,14 @@ int main(int argc, char **argv)
     CPU_SET(sched_getcpu(), &one);
     sched_setaffinity(0, sizeof one, &one);
     faults = argc == 3 ? strtoull(argv[2], NULL, 10) : 0;
-    if (faults >= SAMPLES && strcmp(argv[1], "move") == 0)
+    if (faults >= FAULTS_MIN && strcmp(argv[1], "move") == 0)
         return measure(by_move);
-    if (faults >= SAMPLES && strcmp(argv[1], "copy") == 0)
+    if (faults >= FAULTS_MIN && strcmp(argv[1], "copy") == 0)
         return measure(by_copy);
-    if (faults >= SAMPLES && strcmp(argv[1], "mremap") == 0)
+    if (faults >= FAULTS_MIN && strcmp(argv[1], "mremap") == 0)
         return measure(by_mremap);
     if (faults && strcmp(argv[1], "fork") == 0)
         return measure_fork();
-    fprintf(stderr, "usage: resolve move|copy|mremap|fork FAULTS (at least %d)\n", SAMPLES);
+    fprintf(stderr, "usage: resolve move|copy|mremap|fork FAULTS (at least %d)\n", FAULTS_MIN);
     return 2;
 }

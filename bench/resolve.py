@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same missing pages, in random order, brought by MOVE, COPY and mremap: latency, throughput, mappings.
 
-RESTORER_BENCH_FAULTS pages (100,000) by each; C does the work (resolve.c), one process a run.
+RESTORER_BENCH_FAULTS pages (1,000,000: 4 GB) by each; C does the work (resolve.c), one process a run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from restorer.report import table
 __all__ = ["measure"]
 
 _METHODS = ("move", "copy", "mremap")
+_SHARES = ("0 %", "1 %", "2 %", "3 %", "10 %", "25 %", "50 %", "100 %")  # sample_permille of resolve.c
 _ROUNDS_MAX = 3  # the mappings of mremap take seconds to make
 
 
@@ -46,14 +47,14 @@ def _row(method: str, results: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _mappings(method: str, result: dict[str, Any]) -> tuple[str, ...]:
-    """After every tenth of the faults; nothing where it had ended before."""
+    """After shares of the faults, nothing where it had ended before; and at its end."""
     counts = [f"{count:,}" for count in result["vmas"]]
-    return (method, *counts, *[""] * (11 - len(counts)))
+    return (method, *counts, *[""] * (len(_SHARES) - len(counts)), f"{result['vmas_end']:,}")
 
 
 def measure(folder: Path, rounds: int) -> str:
     """Three tables: what a fault costs, how many mappings there are, what a fork does to MOVE."""
-    faults = int(os.environ.get("RESTORER_BENCH_FAULTS", "100000"))
+    faults = int(os.environ.get("RESTORER_BENCH_FAULTS", "1000000"))
     program = build("resolve", folder)
     results: dict[str, list[dict[str, Any]]] = {method: [] for method in _METHODS}
     for _ in range(min(rounds, _ROUNDS_MAX)):
@@ -61,7 +62,7 @@ def measure(folder: Path, rounds: int) -> str:
             results[method].append(_run(program, method, faults))
     fork = _run(program, "fork", 1)
     costs = ("BY", "FAULTS", "MEDIAN US", "P99 US", "FAULTS/S", "END")
-    shares = ("MAPPINGS AFTER", *(f"{percent} %" for percent in range(0, 101, 10)))
+    shares = ("MAPPINGS AFTER", *_SHARES, "END")
     moves = ("MOVE FROM STAGING", "SHARED BY A FORK", "AFTER THE CHILD'S END", "REWRITTEN")
     return "\n\n".join(
         (
