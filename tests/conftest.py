@@ -169,6 +169,12 @@ def program(
 
 
 @pytest.fixture
+def stored(request: pytest.FixtureRequest, restorer: Restorer, program: Callable[[str], Program]) -> Program:
+    """The PROGRAM of the module, in the store as `image`, killed."""
+    return restorer.take(program(request.module.PROGRAM))
+
+
+@pytest.fixture
 def roundtrip(restorer: Restorer, program: Callable[[str], Program]) -> Callable[..., Restored]:
     """`roundtrip("timers", "--fill", "none")`: started, checkpointed, gone, restored (these arguments are for
     restore), and content with what it finds. Gives what was restored."""

@@ -35,7 +35,7 @@ def command(
         bool, typer.Option("--ext-unix", help="Connect unix sockets anew whose other end is not in the tree.")
     ] = False,
     skip_in_flight: Annotated[
-        bool, typer.Option("--skip-in-flight", help="Lose connections that wait to be accepted.")
+        bool, typer.Option("--skip-in-flight", help="Lose what waits to be accepted or read.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of an image so named.")] = False,
     json: JsonOption = False,

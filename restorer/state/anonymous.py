@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from restorer.program import Image, Slot
 from restorer.state import epolls, eventfds, inotify, signalfds, timerfds
+from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor
 from restorer.state.epolls import Epoll
 from restorer.state.eventfds import EventFd
@@ -40,7 +41,12 @@ _REFUSED = {
 
 
 def capture(
-    tracee: Tracee, descriptor: Descriptor, numbers: frozenset[int], outside: Outside, find: epolls.Find
+    tracee: Tracee,
+    descriptor: Descriptor,
+    numbers: frozenset[int],
+    outside: Outside,
+    find: epolls.Find,
+    choices: Choices,
 ) -> Anonymous:
     """Reads it; `numbers` are all fds of the target, `find` is for epolls. Raises Refused for kinds that
     cannot be restored.
@@ -53,7 +59,7 @@ def capture(
     if label == "[eventpoll]":
         return epolls.capture(descriptor, numbers, find)
     if descriptor.link == inotify.LINK:
-        return inotify.capture(tracee, descriptor, outside.found)
+        return inotify.capture(tracee, descriptor, outside.found, choices)
     if label == "[signalfd]":
         return signalfds.capture(descriptor)
     if label == "[timerfd]":

@@ -286,7 +286,8 @@ class _Capture:
         if descriptor.is_anonymous:
             tracee = self.tracees[descriptor.pid]
             numbers = self.numbers[descriptor.pid]
-            return anonymous.capture(tracee, descriptor, numbers, self.outside, self._find_watched)
+            around = self.outside, self._find_watched, self.choices
+            return anonymous.capture(tracee, descriptor, numbers, *around)
         if mqueues.is_one(descriptor):
             return self.mqueues.capture(descriptor)
         self.outside.refuse_shared(descriptor, descriptor.link)

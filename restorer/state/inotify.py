@@ -2,8 +2,8 @@
 """inotify instances: their watches, under the same numbers.
 
 fdinfo names a watched inode by device and number; inodes.py finds a path to it. Events that were not read can
-be neither looked at nor put back, so there must be none. What happens to the files between checkpoint and
-restore is told to nobody.
+be neither looked at nor put back: there must be none, or they may be lost. What happens to the files between
+checkpoint and restore is told to nobody.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from restorer.program import Image, Slot, exactly
 from restorer.record import dataclass
 from restorer.state import files
+from restorer.state.choices import Choices
 from restorer.state.descriptors import Descriptor, copied
 from restorer.state.inodes import Finder, Inode
 from restorer.state.opening import Opener
@@ -61,16 +62,16 @@ class Inotify:
     kind: str = "inotify"
 
 
-def capture(tracee: Tracee, descriptor: Descriptor, found: Sequence[Descriptor]) -> Inotify:
-    """Describes it; `found` are the fds of all of the tree. Raises Refused for events that were not read, and
-    for a watch of something that no path leads to.
+def capture(tracee: Tracee, descriptor: Descriptor, found: Sequence[Descriptor], choices: Choices) -> Inotify:
+    """Describes it; `found` are the fds of all of the tree. Raises Refused for events that were not read,
+    unless they may be lost, and for a watch of something that no path leads to.
     """
     with copied(tracee, descriptor.number) as copy:
         queued = _queued_bytes(copy)
-        if queued:
+        if queued and not choices.skip_in_flight:
             raise descriptor.refused(
                 f"inotify has {queued} bytes of events that were not read, which cannot be looked at",
-                "try again in a moment",
+                "try again in a moment, or see --skip-in-flight",
             )
     own = [one for one in found if one.pid == tracee.pid]
     finder = Finder([tracee.process.cwd(), *(one.link for one in own)])

@@ -2,21 +2,27 @@
 """System V semaphores that the tree uses: sets of which one of its processes was the last to touch a
 semaphore.
 
-No process holds a set, so that is all that can be known. What SEM_UNDO has noted no file shows: it is lost.
+No process holds a set, so that is all that can be known. What SEM_UNDO has noted no call shows, but whether
+a thread has ever asked for it does kcmp(2): who has not has no list, like ourselves.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from collections.abc import Collection
 
+from restorer.errors import Refused
+from restorer.native import kcmp
 from restorer.program import ANY, Image
 from restorer.record import dataclass
 from restorer.state import sysvipc
 from restorer.state.sysvipc import Identity
 from restorer.syscalls import NR
+from restorer.tracee import Tracee
 
+_KCMP_SYSVSEM = 6
 _GETPID, _GETALL, _SETALL = 11, 13, 17
 # struct semid64_ds on x86-64
 _NSEMS_AT, _STATUS_BYTES = 80, 104
@@ -29,6 +35,18 @@ class Semaphores:
 
     identity: Identity
     values: tuple[int, ...]
+
+
+def check(tracee: Tracee) -> None:
+    """Raises Refused for what the end of the process might undo; where there are no semaphores, nothing."""
+    if not any(kcmp(os.getpid(), thread.tid, _KCMP_SYSVSEM, 0, 0) for thread in tracee.threads):
+        return
+    if any(sysvipc.rows("sem")):
+        raise Refused(
+            f"process {tracee.pid} has used System V semaphores with SEM_UNDO: what its end would undo is "
+            "shown nowhere",
+            "have it lock in another way (Apache: Mutex pthread); `ipcs -s` lists semaphores",
+        )
 
 
 def capture(pids: Collection[int]) -> tuple[Semaphores, ...]:

@@ -1,30 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POSIX message queues: made anew, set to what they were, and in the way of a restore."""
+"""POSIX message queues: set to what they were, and in the way of a restore."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
-
-import pytest
 
 from tests.live.harness import Program, Restorer, ipc_exists, ipc_objects, mqueue_name, remove_ipc
 
+PROGRAM = "mqueues"  # its named queues are still there once it is in the store
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture
-def stored(restorer: Restorer, program: Callable[[str], Program]) -> Program:
-    """A program in the store as `image`, killed; its named queues are still there."""
-    return restorer.take(program("mqueues"))
-
-
-def test_made_anew(restorer: Restorer, stored: Program) -> None:
-    remove_ipc(stored.workdir)
-    restored = restorer.restore("image")
-    stored.go()
-    assert stored.result(restored) == "ok\n"
 
 
 def test_found_as_it_was_not(restorer: Restorer, stored: Program) -> None:

@@ -6,28 +6,23 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Program, Restorer, wait_until
+from tests.live.harness import Program, Restorer, script, wait_until
 
 pytestmark = pytest.mark.alone("links")  # netlink.c is told of interfaces that come, go and change
 PROTOCOL = 0x88B5
-SCRIPT = f"""#!{sys.executable} -IS
-import os, socket, sys, time
-os.chdir(sys.argv[1])
+LISTENER = f"""
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-s.bind((open("interface").read(), {PROTOCOL}))
-open("ready", "w").close()
-while not os.path.exists("go"):
-    time.sleep(0.01)
-s.settimeout(20)
-name, index = s.getsockname()[0], socket.if_nametoindex(s.getsockname()[0])
-open("draft", "w").write(f"{{name}} {{index}} {{s.recv(100)[14:].decode()}}\\n")
-os.rename("draft", "result")
+s.bind(("INTERFACE", {PROTOCOL}))
+
+def finish():
+    s.settimeout(20)
+    name = s.getsockname()[0]
+    return f"{{name}} {{socket.if_nametoindex(name)}} {{s.recv(100)[14:].decode()}}"
 """
 
 
@@ -63,13 +58,7 @@ def pair(cleanup: None, not_here: Callable[[str], None]) -> Iterator[tuple[str, 
 @pytest.fixture
 def listener(pair: tuple[str, str], workdir: Path) -> Program:
     """It tells the name and the index of the interface of its socket, and what it reads from it."""
-    folder = workdir / "listener"
-    folder.mkdir()
-    script = folder / "script"
-    script.write_text(SCRIPT)
-    script.chmod(0o755)
-    (folder / "interface").write_text(pair[0])
-    started = Program("script", script, folder)
+    started = script(workdir / "listener", LISTENER.replace("INTERFACE", pair[0]))
     started.start()
     return started
 

@@ -1,36 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System V semaphores and queues: made anew, restored twice, in IPC namespaces."""
+"""System V semaphores and queues: restored twice, in IPC namespaces."""
 
 from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Program, Restorer, ipc_exists, ipc_objects, kill_all, remove_ipc
+from tests.live.harness import Program, Restorer, ipc_exists, ipc_objects, kill_all, remove_ipc, script
 
 OPTION = {"sem": "-s", "msg": "-q"}
+# One semaphore, that it adds 1 to.
+UNDONE = """
+c = ctypes.CDLL(None)
+s = c.semget(0, 1, 0o1600)
+assert c.semop(s, ctypes.create_string_buffer(bytes([0, 0, 1, 0, 0, 0x10])), 1) == 0
+
+def finish():
+    return "removed" if c.semctl(s, 0, 0) == 0 else "lost"
+"""
 pytestmark = pytest.mark.alone("sysv")  # an ID is taken by who asks next
+PROGRAM = "sysvipc"  # its objects are still there once it is in the store
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def key(of: Program) -> int:
     return 0x53000000 | of.pid
-
-
-@pytest.fixture
-def stored(restorer: Restorer, program: Callable[[str], Program]) -> Program:
-    """A program in the store as `image`, killed; its objects are still there."""
-    return restorer.take(program("sysvipc"))
-
-
-def test_made_anew(restorer: Restorer, stored: Program) -> None:
-    remove_ipc(stored.workdir)
-    restored = restorer.restore("image")
-    stored.go()
-    assert stored.result(restored) == "ok\n"
 
 
 def test_found_as_it_was_not(restorer: Restorer, stored: Program) -> None:
@@ -69,3 +66,14 @@ def test_key_is_taken(restorer: Restorer, stored: Program, kind: str) -> None:
         assert ipc_exists(kind, other)
     finally:
         subprocess.run(["ipcrm", OPTION[kind], str(other)], check=True)
+
+
+def test_what_would_be_undone(restorer: Restorer, workdir: Path, cleanup: None) -> None:
+    """Refused, and the program goes on."""
+    started = script(workdir / "undone", UNDONE)
+    started.start()
+    message = restorer.fails("checkpoint", started.pid, "image")
+    assert "used System V semaphores with SEM_UNDO" in message
+    started.go()
+    assert started.result() == "removed\n"
+    assert started.reap() == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from tests.live.harness import Program, Restorer, descendants, ipc_exists, ipc_objects, kill_all
 
 pytestmark = pytest.mark.alone("sysv")  # an ID is taken by who asks next
+PROGRAM = "sysvshm"  # the segments that nobody has removed are still there once it is in the store
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.shmat.restype = ctypes.c_void_p
 _libc.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
@@ -46,15 +47,6 @@ def attached(number: int) -> Iterator[int]:
         yield address
     finally:
         _libc.shmdt(address)
-
-
-@pytest.fixture
-def stored(restorer: Restorer, program: Callable[[str], Program]) -> Program:
-    """A program in the store as `image`, killed; the segments that nobody has removed are still there."""
-    started = program("sysvshm")
-    restorer.checkpoint(started.pid)
-    started.reap()
-    return started
 
 
 def test_killed_and_again(restorer: Restorer, stored: Program) -> None:

@@ -31,6 +31,7 @@ from restorer.state import (
     seccomp,
     security,
     sharers,
+    sysvsem,
     tables,
     unsupported,
     vmas,
@@ -356,6 +357,21 @@ def test_asynchronous_io(start: Start) -> None:
     child = start("c = ctypes.c_void_p(); assert ctypes.CDLL(None).syscall(206, 8, ctypes.byref(c)) == 0")
     text = refusal(child, vmas.capture)
     assert re.match(r"a context of asynchronous I/O \(io_setup\) cannot be.*; start it without: Maria", text)
+
+
+SEM_UNDO = """
+c = ctypes.CDLL(None); s = c.semget(0, 1, 0o1600)
+assert s >= 0 and c.semop(s, ctypes.create_string_buffer(bytes([0, 0, 1, 0, 0, 0x10])), 1) == 0
+"""
+
+
+@pytest.mark.alone("sysv")  # there are to be no other semaphores
+def test_semaphores_that_are_undone(start: Start) -> None:
+    end = "import atexit; atexit.register(lambda: c.semctl(s, 0, 0))\n"
+    text = refusal(start(SEM_UNDO + end), sysvsem.check)
+    assert re.match(r"process \d+ has used System V semaphores with SEM_UNDO: .*ipcs -s", text)
+    with seize(start(SEM_UNDO + "c.semctl(s, 0, 0)").pid) as tracee:
+        sysvsem.check(tracee)
 
 
 def test_console(start: Start) -> None:
