@@ -84,6 +84,13 @@ def unpack_hash(folder: Path, digest: bytes, value: bytes) -> Frame:
     )
 
 
+def unpack_sparse(folder: Path, value: bytes | memoryview | None) -> set[int]:
+    """The packs that `meta.sparse` lists. Raises StoreDamaged."""
+    if value is not None and len(value) % COUNTER.size:
+        raise StoreDamaged(f"store {folder} is damaged: its list of sparse packs has {len(value)} bytes")
+    return {seq for (seq,) in COUNTER.iter_unpack(value or b"")}
+
+
 def check_name(name: str) -> bytes:
     """The key of an image name. Raises UsageError for one that no image may have."""
     try:

@@ -36,6 +36,7 @@ from restorer.store_format import (
     lmdb_errors,
     pack_hash,
     unpack_hash,
+    unpack_sparse,
 )
 from restorer.wire import CHUNK_BYTES, RECORD
 
@@ -143,6 +144,7 @@ class ImageWriter:
         self.map_id = self.image_id + 1
         self._pack = _Pack(self._counter(b"next_seq"))
         self._packs_several = False
+        self._sparse = unpack_sparse(folder, txn.get(b"sparse", db=self._dbs["meta"]))
         self._pool = ThreadPoolExecutor(WORKERS, "restorer-compress")
         self._group: list[_Item] = []
         self._hashing: deque[tuple[list[_Item], Future[list[bytes]]]] = deque()
@@ -261,7 +263,10 @@ class ImageWriter:
             value = self._txn.get(digest, db=self._dbs["hashes"])
         if value is None:
             return False
-        self._frames[digest] = unpack_hash(self._folder, digest, bytes(value))
+        frame = unpack_hash(self._folder, digest, bytes(value))
+        if frame.place.seq in self._sparse:
+            return False
+        self._frames[digest] = frame
         return True
 
     def _append(self, fresh: list[_Fresh], frames: Future[list[bytes]]) -> None:

@@ -65,6 +65,18 @@ def hash_of(store: Store, place: Place) -> tuple[bytes, Frame]:
     raise AssertionError(place)
 
 
+def flip(store: Store, chunk: Chunk) -> None:
+    """The last bit of its frame."""
+    entry = store.snapshot.find("chunks", KEY.pack(chunk.place.seq))
+    assert entry is not None
+    with (store.path / "data.mdb").open("r+b") as file:
+        file.seek(entry.offset + chunk.place.offset + chunk.frame_bytes - 1)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    store.release()
+
+
 def test_neighbours_lie_one_behind_the_other(store: Store) -> None:
     content = pages(1, chunks=40)
     write(store, "demo", content)
@@ -139,15 +151,82 @@ def test_a_pack_lives_with_its_last_chunk(store: Store) -> None:
     kept = store.collect()
     assert (kept.images, kept.chunks, kept.unused_bytes) == (1, 0, pack - used)
     assert (read(store, "part"), store.verify().damages) == (last, [])
-    # What lives on is found again.
-    assert write(store, "again", content).new_chunks == 0
-    assert store.collect().unused_bytes == 0
-    for name in ("part", "again"):
-        store.remove(name)
+    store.remove("part")
     gone = store.collect()
     assert (gone.chunks, gone.unused_bytes, packs(store)) == (16, 0, {})
     assert list(store.snapshot.entries("hashes")) == []
     assert write(store, "new", content).new_chunks == 16
+
+
+def test_what_lives_on_in_a_pack_is_found_again(store: Store) -> None:
+    content = pages(1, chunks=16)
+    write(store, "whole", content)
+    write(store, "most", dict(list(content.items())[:12]))
+    store.remove("whole")
+    assert store.collect().unused_bytes > 0
+    assert write(store, "again", content).new_chunks == 0
+    assert store.collect().unused_bytes == 0
+
+
+def test_a_sparse_pack_is_left_behind(store: Store) -> None:
+    """New images refer to nothing in it, so that it goes with the old ones."""
+    content = pages(1, chunks=16)
+    last = dict([list(content.items())[15]])
+    write(store, "whole", content)
+    write(store, "old", last)
+    store.remove("whole")
+    store.collect()
+    assert write(store, "new", last).new_chunks == 1
+    assert (read(store, "old"), read(store, "new"), len(packs(store))) == (last, last, 2)
+    assert store.verify().damages == []
+    assert store.verify("old").damages == []
+    store.collect()
+    assert (read(store, "old"), store.verify().damages) == (last, [])
+    store.remove("old")
+    assert store.collect().unused_bytes == 0
+    assert packs(store) == {2: chunks_of(store, "new")[0].frame_bytes}
+    assert (read(store, "new"), store.verify().damages) == (last, [])
+
+
+def test_a_chunk_that_lost_its_hash_is_checked(store: Store) -> None:
+    content = pages(1, chunks=16)
+    last = dict([list(content.items())[15]])
+    write(store, "whole", content)
+    write(store, "old", last)
+    store.remove("whole")
+    store.collect()
+    write(store, "new", last)
+    store.remove("new")
+    store.collect()
+    assert (read(store, "old"), store.verify().damages) == (last, [])
+    flip(store, chunks_of(store, "old")[0])
+    assert [damage.name for damage in store.verify().damages] == ["old"]
+
+
+def test_random_lives(store: Store) -> None:
+    """Checkpoints that share what they can, names that go, collections in between: right bytes, no damage."""
+    source = random.Random(7)
+    images: dict[str, Pages] = {}
+    content = pages(1, chunks=60)
+    for step in range(60):
+        for addr in source.sample(list(content), source.choice([0, 1, 5, 40])):
+            content[addr] = next(iter(pages(source.randrange(100, 160), chunks=1).values()))
+        if images and source.random() < 0.5:
+            name = source.choice(list(images))
+            store.remove(name)
+            del images[name]
+        if source.random() < 0.5:
+            store.collect()
+        part = source.randint(1, len(content))
+        images[f"image{step}"] = dict(list(content.items())[:part])
+        write(store, f"image{step}", images[f"image{step}"])
+        assert store.verify().damages == []
+        for name, expected in images.items():
+            assert read(store, name) == expected
+    for name in images:
+        store.remove(name)
+    assert store.collect().unused_bytes == 0
+    assert (packs(store), list(store.snapshot.entries("hashes"))) == ({}, [])
 
 
 def test_hash_values() -> None:
@@ -225,17 +304,10 @@ def test_verify_reads_chunks_that_no_image_uses(store: Store, tmp_path: Path) ->
     content = pages(1)
     write(store, "whole", content)
     chunk = chunks_of(store, "whole")[2]
-    write(store, "part", dict([next(iter(content.items()))]))
+    write(store, "part", dict(list(content.items())[3:]))
     store.remove("whole")
     store.collect()
-    entry = store.snapshot.find("chunks", KEY.pack(1))
-    assert entry is not None
-    with (store.path / "data.mdb").open("r+b") as file:
-        file.seek(entry.offset + chunk.place.offset + chunk.frame_bytes - 1)
-        byte = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
-    store.release()
+    flip(store, chunk)
     assert store.verify("part").damages == []
     [damage] = store.verify().damages
     assert (damage.name, damage.seq, damage.offset) == ("", 1, chunk.place.offset)
