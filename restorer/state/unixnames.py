@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from restorer.program import ANY, Data, Image, Program, Slot, exactly, ok_or
 from restorer.record import dataclass
@@ -20,16 +21,21 @@ from restorer.syscalls import NR
 
 _AT_SYMLINK_NOFOLLOW = 0x100
 _RENAME_NOREPLACE = 1
+_SIOCUNIXFILE = 0x89E0
+_PATH_MAX_BYTES = 107
 
 
 @dataclass(frozen=True)
 class SocketFile:
-    """The inode a bound name made. `moved` is the name that it has now, where it was renamed."""
+    """The inode a bound name made. `moved` is the name that it has now, where it was renamed, or if it is
+    `gone` the one that it gets until all are connected that are to be.
+    """
 
     mode: int
     uid: int
     gid: int
     moved: bytes = b""
+    gone: bool = False
 
 
 def is_path(name: bytes) -> bool:
@@ -59,37 +65,56 @@ def seen_from(pid: int, name: bytes) -> str:
     return os.path.join(base, os.fsdecode(name).lstrip("/"))
 
 
-def file_of(descriptor: Descriptor, name: bytes, info: UnixInfo) -> SocketFile | None:
-    """The file of a bound name, None for an abstract one. Raises Refused when it is not the socket's."""
+def file_of(descriptor: Descriptor, sock: socket.socket, name: bytes, info: UnixInfo) -> SocketFile | None:
+    """The file of a bound name, None for an abstract one; `sock` is a duplicate of the socket. Raises Refused
+    when it cannot be made again.
+    """
     if not is_path(name):
         return None
     try:
-        status, moved = os.lstat(seen_from(descriptor.pid, name)), b""
+        status = os.lstat(seen_from(descriptor.pid, name))
     except OSError:
-        status, moved = _find_moved(descriptor, name, info)
+        return _file_elsewhere(descriptor, sock, name, info)
     if not _is_file_of(status, info):
         raise descriptor.refused(f"{shown(name)} is not the file of this socket any more", "bind it anew")
-    return SocketFile(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, moved)
+    return SocketFile(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def _is_file_of(status: os.stat_result, info: UnixInfo) -> bool:
     return stat.S_ISSOCK(status.st_mode) and status.st_ino & 0xFFFFFFFF == info.vfs_inode
 
 
-def _find_moved(descriptor: Descriptor, name: bytes, info: UnixInfo) -> tuple[os.stat_result, bytes]:
-    """The file in the folder it was made in, and what it is called there: servers that replace one another
-    bind a name of their own, and rename it to the one that clients know.
+def _file_elsewhere(descriptor: Descriptor, sock: socket.socket, name: bytes, info: UnixInfo) -> SocketFile:
+    """Servers that replace one another bind a name of their own, and rename it to the one that clients know;
+    others delete the file.
     """
-    inside = os.path.dirname(name)
-    with suppress(OSError), os.scandir(seen_from(descriptor.pid, os.path.join(inside, b"."))) as entries:
-        for entry in entries:
-            status = entry.stat(follow_symlinks=False)
-            if _is_file_of(status, info):
-                return status, os.path.join(inside, os.fsencode(entry.name))
-    raise descriptor.refused(
-        f"socket file {shown(name)} has been deleted, or moved to another folder",
-        "only named sockets can be bound",
-    )
+    try:
+        fd = fcntl.ioctl(sock.fileno(), _SIOCUNIXFILE)
+    except OSError as error:
+        raise descriptor.refused(
+            f"socket file {shown(name)} has been deleted or renamed, and cannot be asked for "
+            f"({error.strerror})",
+            "run as root",
+        ) from None
+    try:
+        status, path = os.fstat(fd), os.readlink(b"/proc/self/fd/%d" % fd)
+    finally:
+        os.close(fd)
+    gone = not status.st_nlink
+    moved = os.path.join(os.path.dirname(name), b".restorer-%d" % info.inode) if gone else path
+    if len(moved) > _PATH_MAX_BYTES or not (gone or _leads_to(moved, status)):
+        raise descriptor.refused(
+            f"socket file {shown(name)} has another name now, {shown(moved)}, by which nobody can connect",
+            "rename it first",
+        )
+    return SocketFile(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, moved, gone)
+
+
+def _leads_to(path: bytes, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), status)
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -121,18 +146,27 @@ def emit_bind(name: bytes, file: SocketFile | None, cwd: str, fd: Slot, opener: 
         if file is None:
             emit_address(NR.bind, fd, name, image, program)
             return
-        _emit_take_away(name, file, image, program)
+        if not file.moved:
+            _emit_take_away(name, file, image, program)
         emit_address(NR.bind, fd, name, image, program)
         note = emit_undo(os.path.join(os.fsencode(cwd), name), image)
         path = image.string(name)
         program.syscall(NR.fchownat, AT_FDCWD, path, file.uid, file.gid, _AT_SYMLINK_NOFOLLOW)
         program.syscall(NR.fchmodat, AT_FDCWD, path, file.mode)
         if file.moved:
-            _emit_take_away(file.moved, file, image, program)
+            if not file.gone:
+                _emit_take_away(file.moved, file, image, program)
             moved = image.string(file.moved)
             program.syscall(NR.renameat2, AT_FDCWD, path, AT_FDCWD, moved, _RENAME_NOREPLACE)
             program.store(note, 0)
             emit_undo(os.path.join(os.fsencode(cwd), file.moved), image)
+
+
+def emit_gone(file: SocketFile | None, cwd: str, opener: Opener) -> None:
+    """Deletes what had been deleted."""
+    if file is not None and file.gone:
+        with folder(file.moved, cwd, opener):
+            opener.program.syscall(NR.unlinkat, AT_FDCWD, opener.image.string(file.moved), 0)
 
 
 def emit_undo(path: bytes, image: Image) -> Data:

@@ -167,6 +167,9 @@ class UnixSockets:
         for index, place in self.places.items():
             with self.image.about(place.about, "start whoever serves it first"):
                 self._finish(index, place, sender)
+        for place in self.places.values():
+            with self.image.about(place.about):
+                unixnames.emit_gone(place.state.file, place.cwd, sender.opener)
         sender.close()
 
     def _finish(self, index: int, place: Place, sender: _Sender) -> None:

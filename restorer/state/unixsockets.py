@@ -93,7 +93,7 @@ def capture(
         reset=link.reset,
         backlog=info.wqueue if info.listens else 0,
         lost_connections=sum(inode not in around.own for inode in info.waiting),
-        file=None if link.server else unixnames.file_of(descriptor, local, info),
+        file=None if link.server else unixnames.file_of(descriptor, sock, local, info),
         queue=queue,
         shutdown=info.shutdown,
         options=sockopts.capture(sock, 0),

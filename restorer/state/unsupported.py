@@ -56,7 +56,7 @@ def _threads(tracees: Sequence[Tracee]) -> Iterator[_Reason]:
                 yield tracee.pid, f"thread {thread.tid} uses tagged addresses (LAM)", ""
             if thread is not tracee.leader and kcmp(tracee.pid, thread.tid, KCMP_FILES, 0, 0):
                 why = f"thread {thread.tid} does not share its file descriptors with the others (unshare)"
-                yield tracee.pid, why, ""
+                yield tracee.pid, why, "end that thread first"
 
 
 def _others(own: set[int]) -> Iterator[_Other]:

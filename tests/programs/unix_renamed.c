@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * unix_renamed: sockets that were bound under one name, whose file was then renamed, as haproxy does: two under the same
- * name, one of them relative, with a connection, one that waits to be accepted, and datagrams.
+ * unix_renamed: sockets that were bound under one name, whose file was then renamed, as haproxy does, two under the same
+ * name, one into another folder; or deleted: with connections, some of which wait to be accepted, and datagrams.
  */
 #include "test.h"
+#include <dirent.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -47,6 +48,21 @@ static void expect_talk(int from, int to, const char *word)
     EXPECT(recv(to, text, sizeof text, MSG_DONTWAIT) == (ssize_t)strlen(word) && strcmp(text, word) == 0);
 }
 
+/* In all of the work folder: those with a name, and what a restore might have left. */
+static int count_sockets(void)
+{
+    int count = 0;
+    static const char *const folders[] = {".", "folder"};
+    for (int i = 0; i < 2; i++) {
+        DIR *folder = opendir(folders[i]);
+        MUST(folder != NULL);
+        for (struct dirent *entry; (entry = readdir(folder)) != NULL;)
+            count += entry->d_type == DT_SOCK;
+        closedir(folder);
+    }
+    return count;
+}
+
 int main(int argc, char **argv)
 {
     char draft[108];
@@ -57,7 +73,15 @@ int main(int argc, char **argv)
     int first = bound(SOCK_STREAM, draft, "first.sock");
     int second = bound(SOCK_STREAM, draft, "second.sock");
     int log = bound(SOCK_DGRAM, "log.new", "log");
-    MUST(listen(first, 4) == 0 && listen(second, 4) == 0);
+    MUST(mkdir("folder", 0700) == 0);
+    int third = bound(SOCK_SEQPACKET, "third", "folder/third.sock"),
+        hidden = bound(SOCK_STREAM, draft, "gone");
+    int hidden_log = bound(SOCK_DGRAM, "log.new", "gone.log");
+    MUST(listen(first, 4) == 0 && listen(second, 4) == 0 && listen(third, 4) == 0 && listen(hidden, 4) == 0);
+    int known = connected(SOCK_STREAM, "gone"), knows = accept(hidden, NULL, NULL);
+    int patient = connected(SOCK_STREAM, "gone"), hidden_sender = connected(SOCK_DGRAM, "gone.log");
+    MUST(known >= 0 && knows >= 0 && patient >= 0 && hidden_sender >= 0);
+    MUST(unlink("gone") == 0 && unlink("gone.log") == 0 && write(hidden_sender, "before", 6) == 6);
     MUST(chmod("first.sock", 0640) == 0 && chown("first.sock", 12, 34) == 0);
     int client = connected(SOCK_STREAM, "first.sock"), server = accept(first, NULL, NULL);
     int waiting = connected(SOCK_STREAM, "second.sock"), sender = connected(SOCK_DGRAM, "log");
@@ -78,5 +102,16 @@ int main(int argc, char **argv)
     char text[16] = "";
     EXPECT(recv(log, text, sizeof text, MSG_DONTWAIT) == 5 && memcmp(text, "early", 5) == 0);
     expect_talk(sender, log, "line");
+    int far = connected(SOCK_SEQPACKET, "folder/third.sock"), there = accept(third, NULL, NULL);
+    EXPECT(far >= 0 && there >= 0 && is_named(third, 0, "third") && access("third", F_OK) != 0);
+    expect_talk(far, there, "far");
+    EXPECT(is_named(hidden, 0, draft) && is_named(known, 1, draft) && is_named(hidden_log, 0, "log.new"));
+    EXPECT(access("gone", F_OK) != 0 && access("gone.log", F_OK) != 0 && count_sockets() == 4);
+    expect_talk(known, knows, "known");
+    int taken = accept(hidden, NULL, NULL);
+    EXPECT(taken >= 0);
+    expect_talk(patient, taken, "patient");
+    EXPECT(recv(hidden_log, text, sizeof text, MSG_DONTWAIT) == 6 && memcmp(text, "before", 6) == 0);
+    expect_talk(hidden_sender, hidden_log, "after");
     return test_done();
 }

@@ -236,8 +236,12 @@ FDS = {
         r"fd \d+: 1 connections from outside to unix socket s wait to be accepted.*--skip-in-flight",
     ),
     "socket file": (
-        "s = socket.socket(socket.AF_UNIX); s.bind('s'); os.unlink('s')",
-        r"fd \d+: socket file s has been deleted",
+        "s = socket.socket(socket.AF_UNIX); s.bind('s'); os.unlink('s'); open('s', 'w')",
+        r"fd \d+: s is not the file of this socket any more",
+    ),
+    "socket file far away": (
+        "s = socket.socket(socket.AF_UNIX); s.bind('s'); os.mkdir('d' * 100); os.rename('s', 'd' * 100 + '/s')",
+        r"fd \d+: socket file s has (another name now, .*/s, by which nobody|been deleted or renamed, and)",
     ),
     "epoll of a closed fd": (
         "e = select.epoll(); r, w = os.pipe(); e.register(r); a, b = socket.socketpair()\n"
