@@ -240,7 +240,8 @@ FDS = {
         r"fd \d+: s is not the file of this socket any more",
     ),
     "socket file far away": (
-        "s = socket.socket(socket.AF_UNIX); s.bind('s'); os.mkdir('d' * 100); os.rename('s', 'd' * 100 + '/s')",
+        "s = socket.socket(socket.AF_UNIX); s.bind('s')\n"
+        "os.mkdir('d' * 100); os.rename('s', 'd' * 100 + '/s')",
         r"fd \d+: socket file s has (another name now, .*/s, by which nobody|been deleted or renamed, and)",
     ),
     "epoll of a closed fd": (
