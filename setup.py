@@ -15,8 +15,13 @@ from distutils.command.build_scripts import build_scripts  # isort: skip  # setu
 
 ROOT = Path(__file__).resolve().parent
 LAUNCHER = ROOT / "native" / "build" / "restorer-launch"
-HEADERS = {"zstd.h": "libzstd-dev", "lmdb.h": "liblmdb-dev"}
-ARCHIVES = {"libzstd.a": "libzstd-dev", "liblmdb.a": "liblmdb-dev"}
+HEADERS = {
+    "zstd.h": "libzstd-dev",
+    "lz4.h": "liblz4-dev",
+    "xxhash.h": "libxxhash-dev",
+    "lmdb.h": "liblmdb-dev",
+}
+ARCHIVES = {"libzstd.a": "libzstd-dev", "liblz4.a": "liblz4-dev", "liblmdb.a": "liblmdb-dev"}
 
 
 def _finds_header(compiler: str, header: str) -> bool:
@@ -41,7 +46,7 @@ def check_libraries() -> None:
     absent = {package for header, package in HEADERS.items() if not _finds_header(compiler, header)}
     absent |= {package for archive, package in ARCHIVES.items() if not _finds_archive(compiler, archive)}
     if absent:
-        sys.exit(f"restorer needs libzstd-dev and liblmdb-dev: apt-get install {' '.join(sorted(absent))}")
+        sys.exit(f"restorer needs libraries: apt-get install {' '.join(sorted(absent))}")
 
 
 class BuildScripts(build_scripts):

@@ -52,7 +52,7 @@ def measure(folder: Path, rounds: int) -> str:
     floors: list[dict[str, int]] = []
     with checkpointed(Heap(folder, _MEGABYTES, _TOUCHES), folder) as subject:
         (folder / "go").touch()
-        program, frames = build("floor", folder, "-lzstd"), folder / "frames"
+        program, frames = build("floor", folder, "-llz4", "-lzstd"), folder / "frames"
         _write_frames(subject.session.store, frames)
         for _ in range(rounds):
             floors.append(_floor(program, frames))

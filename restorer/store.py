@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lmdb
-import zstandard
 
-from restorer import wire
+from restorer import codec, wire
 from restorer.errors import ImageNotFound, PrivilegeError, StoreDamaged, StoreError
 from restorer.model import Chunk, ImageInfo, Place
 from restorer.snapshot import Snapshot, check_file, pin
@@ -33,7 +32,6 @@ from restorer.store_check import Damage, GcSummary, VerifyReport, collect, verif
 from restorer.store_format import (
     COUNTER,
     DATABASES,
-    FORMAT_UNPACKED,
     FORMAT_VERSION,
     FORMATS,
     IMAGE_BYTES_MAX,
@@ -162,7 +160,7 @@ def _fill_empty(folder: Path) -> None:
     ) as env:
         dbs = {name: env.open_db(name.encode()) for name in DATABASES}
         with env.begin(write=True) as txn:
-            txn.put(b"version", FORMAT_UNPACKED.to_bytes(4, "little"), db=dbs["meta"])
+            txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=dbs["meta"])
             for counter in (b"next_id", b"next_seq"):
                 txn.put(counter, COUNTER.pack(1), db=dbs["meta"])
 
@@ -181,7 +179,6 @@ class Store:
         self._env = env
         self._stack = ExitStack()
         self._snapshot: Snapshot | None = None
-        self._decompressor = zstandard.ZstdDecompressor()
 
     @property
     def env(self) -> lmdb.Environment:
@@ -206,7 +203,7 @@ class Store:
         version = self.snapshot.get("meta", b"version")
         number = int.from_bytes(version or b"", "little")
         if number not in FORMATS:
-            known = f"{FORMAT_UNPACKED} and {FORMAT_VERSION}"
+            known = " and ".join(map(str, FORMATS))
             raise StoreError(
                 f"store {self.path} has format {number}, this restorer knows {known}",
                 "use the restorer that wrote it, or another --store",
@@ -391,11 +388,11 @@ class Store:
         if frame_check(frame) != check:
             raise self.damaged(f"{what} is not the one that was referred to")
         try:
-            content_bytes = zstandard.frame_content_size(frame)
-            if not 0 <= content_bytes <= bytes_max:
+            content_bytes = codec.content_bytes(frame)
+            if content_bytes > bytes_max:
                 raise self.damaged(f"{what} claims to have {content_bytes} bytes")
-            return self._decompressor.decompress(frame)
-        except (zstandard.ZstdError, MemoryError) as error:
+            return codec.decompress(frame)
+        except codec.FrameError as error:
             raise self.damaged(f"{what} does not decode ({error})") from None
 
 

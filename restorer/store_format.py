@@ -19,8 +19,9 @@ import lmdb
 from restorer.errors import PrivilegeError, StoreDamaged, StoreError, StoreFull, UsageError
 from restorer.model import Place
 
-# A store begins with the first of these, and has the last from its first pack of several frames on.
-FORMAT_UNPACKED, FORMAT_VERSION = FORMATS = (3, 4)
+FORMAT_VERSION = 4
+# Format 3 is read as it is, and becomes 4 with the first image or working set that is added.
+FORMATS = (3, FORMAT_VERSION)
 DATABASES = ("refs", "images", "chunks", "hashes", "maps", "hot", "meta")
 MAP_BYTES = 1 << 40
 MAX_DBS = 16

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
-from restorer import wire
+from restorer import codec, wire
 from restorer.errors import StoreDamaged
 from restorer.record import dataclass
-from restorer.store_format import KEY, frame_check, lmdb_errors, os_errors
+from restorer.store_format import FORMAT_VERSION, KEY, frame_check, lmdb_errors, os_errors
 
 if TYPE_CHECKING:
     from restorer.model import Chunk
@@ -37,8 +37,8 @@ BEFORE_CHUNKS_MAX = 512
 # A program that waits for no page for so long has done what it was restored for; a disk takes less to answer.
 QUIET_US = 30000
 INDEX_BYTES_MAX = 1 << 28
-# Decodes faster than what higher levels make, which is smaller by a tenth: docs/decisions.md has the figures.
-LEVEL = 1
+# Blocks are made once and read at every restore.
+LEVEL = 9
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ def optimize(store: Store, name: str, *, reset: bool = False) -> OptimizeSummary
                     txn.delete(KEY.pack(one.map_id), db=hot)
                 else:
                     txn.put(KEY.pack(one.map_id), one.value, db=hot)
+            meta = store.env.open_db(b"meta", txn=txn, create=False)
+            txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=meta)
             txn.commit()
         # Only now: until then they are all there is. Folded in twice they change nothing.
         _unlink(store.path, dict.fromkeys(path for one in packed for path in one.recordings))
@@ -222,15 +224,14 @@ def _pack(store: Store, image_id: int, map_check: int, chunks: list[Chunk], used
     before = dict.fromkeys([*eager, *used.first[:BEFORE_CHUNKS_MAX]])
     first = list(_blocks(chunks, list(before)))
     rest = list(_blocks(chunks, [i for i in used.all if i not in before]))
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
     frames, table, indices = bytearray(), bytearray(), bytearray()
     for block in [*first, *rest]:
-        frame = compressor.compress(b"".join(store.chunk(chunks[i]) for i in block))
+        frame = codec.compress_lz4(b"".join(store.chunk(chunks[i]) for i in block), LEVEL)
         table += BLOCK.pack(len(frames), len(frame), frame_check(frame), len(indices) // 4, len(block))
         indices += Struct(f"<{len(block)}I").pack(*block)
         frames += frame
     head = HOT.pack(HOT_MAGIC, image_id, map_check, len(first) + len(rest), len(indices) // 4, len(first))
-    return compressor.compress(head + table + indices) + bytes(frames)
+    return codec.compress(head + table + indices) + bytes(frames)
 
 
 def _blocks(chunks: list[Chunk], order: list[int]) -> Iterator[list[int]]:

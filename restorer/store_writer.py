@@ -9,7 +9,6 @@ address spaces, share one. Sequence numbers of packs reach LMDB in ascending ord
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import field
@@ -18,9 +17,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 import lmdb
-import zstandard
 
-from restorer import wire
+from restorer import codec, wire
 from restorer.errors import ImageExists, StoreDamaged
 from restorer.model import Place
 from restorer.record import dataclass
@@ -42,15 +40,12 @@ from restorer.wire import CHUNK_BYTES, RECORD
 
 __all__ = ["ImageWriter", "MapSummary"]
 
-LEVEL = 3
 WORKERS = 2
 GROUP_CHUNKS = 16
 GROUPS_AHEAD = 6
 # A pack is put once it has so many frames, or so many bytes of them.
 PACK_FRAMES = 16
 PACK_BYTES = 1 << 18
-
-_local = threading.local()
 
 
 @dataclass(frozen=True)
@@ -103,23 +98,12 @@ class _Pack:
         return len(self.frames) >= PACK_FRAMES or len(self.content) >= PACK_BYTES
 
 
-def _compress(content: bytes) -> bytes:
-    # ZSTD contexts belong to one thread each.
-    compressor = getattr(_local, "compressor", None)
-    if compressor is None:
-        compressor = _local.compressor = zstandard.ZstdCompressor(
-            level=LEVEL, write_checksum=True, write_content_size=True
-        )
-    frame: bytes = compressor.compress(content)
-    return frame
-
-
 def _hash_all(items: list[_Item]) -> list[bytes]:
     return [chunk_hash(item.pages) for item in items]
 
 
 def _compress_all(fresh: list[_Fresh]) -> list[bytes]:
-    return [_compress(chunk.pages) for chunk in fresh]
+    return codec.compress_chunks([chunk.pages for chunk in fresh])
 
 
 class ImageWriter:
@@ -143,7 +127,6 @@ class ImageWriter:
         self.image_id = self._counter(b"next_id")
         self.map_id = self.image_id + 1
         self._pack = _Pack(self._counter(b"next_seq"))
-        self._packs_several = False
         self._sparse = unpack_sparse(folder, txn.get(b"sparse", db=self._dbs["meta"]))
         self._pool = ThreadPoolExecutor(WORKERS, "restorer-compress")
         self._group: list[_Item] = []
@@ -187,7 +170,7 @@ class ImageWriter:
         for addr, digest, mask, flags in self._records:
             (seq, offset), check, frame_bytes = self._frames[digest]
             packed += RECORD.pack(addr, seq, check, frame_bytes, mask, flags, offset)
-        frame = _compress(bytes(packed))
+        frame = codec.compress(bytes(packed))
         with lmdb_errors(self._folder):
             self._put_new("maps", self.map_id, frame)
         summary = self._summary(frame_check(frame))
@@ -214,7 +197,7 @@ class ImageWriter:
         """Stores the sealed image under its name and makes everything durable. Raises StoreFull."""
         if wire.read_header(blob).image_id != self.image_id or self._records:
             raise ValueError("the image has another id, or a page index is not finished")
-        frame = _compress(blob)
+        frame = codec.compress(blob)
         with lmdb_errors(self._folder):
             if self._pack.frames:
                 self._put_pack()
@@ -222,8 +205,7 @@ class ImageWriter:
             self._txn.put(self._key, REF.pack(self.image_id, frame_check(frame), 0), db=self._dbs["refs"])
             self._txn.put(b"next_id", COUNTER.pack(self.map_id), db=self._dbs["meta"])
             self._txn.put(b"next_seq", COUNTER.pack(self._pack.seq), db=self._dbs["meta"])
-            if self._packs_several:
-                self._txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=self._dbs["meta"])
+            self._txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=self._dbs["meta"])
             self._txn.commit()
 
     def _counter(self, name: bytes) -> int:
@@ -281,7 +263,6 @@ class ImageWriter:
         self._put_new("chunks", pack.seq, bytes(pack.content), append=True)
         for digest, frame in pack.frames:
             self._txn.put(digest, pack_hash(digest, frame), db=self._dbs["hashes"])
-        self._packs_several |= len(pack.frames) > 1
 
     def _put_new(self, db: str, key: int, value: bytes, *, append: bool = False) -> None:
         # A damaged counter must not make us write over another image.

@@ -22,6 +22,8 @@ need python3 has python3
 need python3-venv python3 -c 'import ensurepip, venv'
 need python3-dev python_header
 need libzstd-dev header zstd.h
+need liblz4-dev header lz4.h
+need libxxhash-dev header xxhash.h
 need liblmdb-dev header lmdb.h
 need sqlite3 has sqlite3
 for tool in "$@"; do

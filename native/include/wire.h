@@ -29,6 +29,18 @@ enum wr_limits {
     WR_HOT_BLOCK_CHUNKS = 64,    /* and holds at most as many chunks: one page each */
 };
 
+/* ---------------------------------------------------------------- frames */
+
+enum wr_frame {
+    WR_LZ4_MAGIC = 0x344c5352, /* "RSL4"; a frame that begins otherwise is zstd's */
+};
+
+/* The head of an LZ4 frame: one LZ4 block follows, then the low half of XXH3's 64 bits of all that. */
+struct wr_lz4 {
+    uint32_t magic;
+    uint32_t content_bytes;
+};
+
 /* ---------------------------------------------------------------- programs */
 
 enum wr_arg_kind {

@@ -51,12 +51,14 @@ void ahead_stop(struct pager *p)
 
 /* Batches first: as long as there is something to decode, populating slots would only take the CPU from it. While the
  * slots are more than half full none is populated between two faults, since what changes page tables on another CPU makes
- * each MOVE flush that one's TLB. */
+ * each MOVE flush that one's TLB. Where moving does not pay, one slot is enough: to see when it does. */
 static int work(struct pager *p, int *filling)
 {
+    uint32_t want = cost_move_pays(p, 0) ? p->slots_count : 1;
+
     if (batch_help(p, &p->ahead.decoder))
         return 1;
-    *filling = chunk_slots_ready(p) < (*filling ? p->slots_count : p->slots_count / 2);
+    *filling = chunk_slots_ready(p) < (*filling ? want : (want + 1) / 2);
     if (!*filling)
         return 0;
     chunk_populate_one(p);

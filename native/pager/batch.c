@@ -51,6 +51,14 @@ static uint8_t *pages_at(const struct pager *p, const struct batch *batch, uint3
     return batch->spread ? spread_at(p, batch, place) : batch->memory + (uint64_t)place * WR_CHUNK_BYTES;
 }
 
+int batch_any(const struct pager *p)
+{
+    for (int i = 0; i < WR_BATCHES; i++)
+        if (__atomic_load_n(&p->batches[i].count, __ATOMIC_RELAXED))
+            return 1;
+    return 0;
+}
+
 /* ---- who decodes what ---- */
 
 int batch_take(struct batch *batch, uint32_t place)
@@ -110,14 +118,14 @@ static struct batch *by_age(struct pager *p, uint32_t age)
     return &p->batches[(__atomic_load_n(&p->batches_opened, __ATOMIC_SEQ_CST) + age) % WR_BATCHES];
 }
 
-static int decode_populated(struct pager *p, struct decoder *decoder)
+static int decode_populated(struct pager *p, struct decoder *decoder, int only_whole)
 {
     uint32_t place;
 
     for (uint32_t age = 0; age < WR_BATCHES; age++) {
         struct batch *batch = by_age(p, age);
 
-        if (populated(batch) != POPULATED || !take_any(batch, &place))
+        if (populated(batch) != POPULATED || (only_whole && !batch->whole) || !take_any(batch, &place))
             continue;
         decode(p, decoder, batch, place);
         return 1;
@@ -132,8 +140,7 @@ static int is_dear(const struct pager *p, uint64_t cycles)
 {
     uint64_t pages = __atomic_load_n(&p->counters->copied_pages, __ATOMIC_RELAXED);
 
-    return pages >= COPIES_MIN &&
-           cycles / HUGE_PAGES > __atomic_load_n(&p->copied_cycles, __ATOMIC_RELAXED) / pages;
+    return pages >= COPIES_MIN && cycles > cost_of_copies(p, HUGE_PAGES);
 }
 
 /* A failure costs only time: decoding into a hole faults the page in. */
@@ -161,7 +168,7 @@ int batch_help(struct pager *p, struct decoder *decoder)
         populate(p, batch);
         return 1;
     }
-    return decode_populated(p, decoder);
+    return decode_populated(p, decoder, 0);
 }
 
 /* ---- the pager: opening ---- */
@@ -373,9 +380,9 @@ static void install_some(struct pager *p, struct batch *batch, uint64_t *counter
     close_batch(batch);
 }
 
-/* Into the pager's own buffer and from there into place, while the batch has no memory yet: the youngest one, so that the
- * others stay whole. */
-static int bring_unpopulated(struct pager *p, uint64_t *counter)
+/* Into the pager's own buffer, which stays in the cache, and from there into place: of batches that will be copied chunk by
+ * chunk anyway, or have no memory yet; the youngest one, so that the others stay whole. */
+static int bring_loose(struct pager *p, uint64_t *counter)
 {
     uint32_t place;
 
@@ -398,7 +405,7 @@ int batch_step(struct pager *p, uint64_t *counter)
             install_some(p, by_age(p, age), counter);
             return 1;
         }
-    if (open_next(p) || decode_populated(p, &p->decoder))
+    if (open_next(p) || decode_populated(p, &p->decoder, 1))
         return 1;
-    return bring_unpopulated(p, counter);
+    return bring_loose(p, counter);
 }

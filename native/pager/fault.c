@@ -3,6 +3,7 @@
  * One fault, from the queue to its answer.
  */
 #include <errno.h>
+#include <stddef.h>
 
 #include "pager.h"
 
@@ -54,7 +55,10 @@ void fault_one(struct pager *p)
     record = space_wanted(space, fault.addr);
     trace_phase(p, WR_PHASE_LOOKUP, trace_now());
     if (record >= 0) {
+        p->urgent = space;
+        p->urgent_addr = fault.addr;
         bring_wanted(p, (uint64_t)record);
+        p->urgent = NULL;
         /* Its events may not be read for want of spaces: the thread asks again once they are. */
         if (space->uffd >= 0 && space_wanted(space, fault.addr) >= 0)
             install_wake(space, fault.addr, WR_PAGE_BYTES);

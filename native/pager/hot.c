@@ -8,8 +8,6 @@
 #include <stddef.h>
 #include <sys/syscall.h>
 
-#include <zstd.h>
-
 #include "pager.h"
 
 static const struct wr_hot_block *blocks(const struct pager *p)
@@ -36,26 +34,6 @@ static int block_needed(const struct pager *p, const struct wr_hot_block *block)
     return 0;
 }
 
-static long read_block(struct pager *p, const struct wr_hot_block *block)
-{
-    uint64_t done = 0;
-
-    if (block->frame_bytes > p->rt->hot_input_bytes || block->frame_bytes < sizeof(block->check))
-        return -EBADMSG;
-    while (done < block->frame_bytes) {
-        long n = raw4(SYS_pread64, WR_PAGER_DATA, p->rt->hot_input + done, block->frame_bytes - done,
-                      block->where + done);
-
-        if (n == -EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? n : -EBADMSG;
-        done += (uint64_t)n;
-    }
-    __atomic_fetch_add(&p->counters->read_bytes, done, __ATOMIC_RELAXED);
-    return 0;
-}
-
 /* Where each chunk of the block begins, and how long all of them are. */
 static uint64_t lay_out(struct pager *p, const struct wr_hot_block *block)
 {
@@ -70,15 +48,13 @@ static uint64_t lay_out(struct pager *p, const struct wr_hot_block *block)
 
 static int decode_block(struct pager *p, const struct wr_hot_block *block)
 {
-    const uint8_t *frame = (const uint8_t *)p->rt->hot_input;
+    uint8_t *frame = (uint8_t *)p->rt->hot_input;
     uint64_t bytes = lay_out(p, block);
-    uint32_t check;
 
-    if (bytes > WR_HOT_BLOCK_BYTES || read_block(p, block) != 0)
-        return -EBADMSG;
-    __builtin_memcpy(&check, frame + block->frame_bytes - sizeof(check), sizeof(check));
-    if (check != block->check || ZSTD_decompressDCtx(p->decoder.zstd, (void *)p->rt->hot_buffer,
-                                                     WR_HOT_BLOCK_BYTES, frame, block->frame_bytes) != bytes)
+    if (bytes > WR_HOT_BLOCK_BYTES ||
+        decoder_read(p, frame, p->rt->hot_input_bytes, block->where, block->frame_bytes) != 0 ||
+        decoder_frame(&p->decoder, frame, block->frame_bytes, block->check, (uint8_t *)p->rt->hot_buffer,
+                      bytes) != 0)
         return -EBADMSG;
     p->counters->hot_blocks++;
     return 0;

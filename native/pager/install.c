@@ -48,9 +48,13 @@ static long put(struct pager *p, const struct space *space, const struct decoded
     long done = -EINVAL;
 
     if (decoded->staged && space == &p->spaces[0] && run->flags & WR_SEGMENT_MOVE) {
+        uint64_t began = trace_now();
+
         done = move(space, run->at, from, bytes);
-        if (done > 0)
+        if (done > 0) {
             p->counters->moved_pages += (uint64_t)done / WR_PAGE_BYTES;
+            cost_note(&p->costs.move, trace_now() - began, (uint64_t)done / WR_PAGE_BYTES);
+        }
     }
     /* Everything but a changing mm and a page already there may succeed by COPY: another protection, a busy source. */
     if (done < 0 && done != -EAGAIN && done != -EEXIST && done != -ESRCH) {
@@ -59,7 +63,7 @@ static long put(struct pager *p, const struct space *space, const struct decoded
         done = install_copy(space, run->at, from, bytes);
         if (done > 0) {
             p->counters->copied_pages += (uint64_t)done / WR_PAGE_BYTES;
-            p->copied_cycles += trace_now() - began;
+            cost_note(&p->costs.copy, trace_now() - began, (uint64_t)done / WR_PAGE_BYTES);
         }
     }
     return done;
@@ -90,10 +94,41 @@ static long put_run(struct pager *p, struct space *space, const struct decoded *
     return done;
 }
 
+/* The page that a thread waits for, by itself and before the others of its chunk: the thread goes on while they are brought. */
+static long put_urgent(struct pager *p, struct space *space, const struct decoded *decoded)
+{
+    struct decoded copied = *decoded;
+    struct run run = {.count = 0};
+    uint32_t from = 0, skipped;
+    long done;
+
+    copied.staged = 0;
+    do {
+        if (!space_next_run(space, decoded->record, from, &run))
+            return 0;
+        from = run.first + run.count;
+    } while (p->urgent_addr < run.at || p->urgent_addr >= run.at + (uint64_t)run.count * WR_PAGE_BYTES);
+    skipped = (uint32_t)((p->urgent_addr - run.at) / WR_PAGE_BYTES);
+    run.first += skipped;
+    run.at += (uint64_t)skipped * WR_PAGE_BYTES;
+    run.count = 1;
+    done = put_run(p, space, &copied, &run);
+    if (done >= 0)
+        space_settle(space, decoded->record, run.first, 1);
+    return done;
+}
+
 int install_chunk(struct pager *p, struct space *space, const struct decoded *decoded, uint64_t *installed)
 {
     struct run run;
 
+    if (space == p->urgent) {
+        long done = put_urgent(p, space, decoded);
+
+        if (done < 0)
+            return (int)done;
+        *installed += (uint64_t)done / WR_PAGE_BYTES;
+    }
     while (space_next_run(space, decoded->record, 0, &run)) {
         long done = put_run(p, space, decoded, &run);
 

@@ -3,9 +3,11 @@
  * The pager's own state and the seams between its files:
  *
  *   space.c    which pages are needed, and where (no system calls)
- *   chunk.c    a chunk's bytes from the store into memory
+ *   decode.c   frames of the store into pages
+ *   chunk.c    where a chunk is decoded to, and the staging slots for it
  *   batch.c    chunks of the fill, decoded by whoever is free, installed by the pager
  *   ahead.c    a second thread, which decodes batches and populates staging
+ *   cost.c     what MOVE and COPY cost, and which is taken
  *   install.c  pages from memory into a space: MOVE, COPY, ZEROPAGE, POISON, and what each errno means
  *   events.c   what the kernel tells: faults, forks, moved and dropped ranges
  *   fault.c    one fault, from the queue to its answer
@@ -118,6 +120,13 @@ struct ahead {
     struct decoder decoder;
 };
 
+/* Averages for a page, see cost.c; 0: not known yet. */
+struct costs {
+    uint64_t copy;
+    uint64_t move;     /* of pages that wait in staging */
+    uint64_t populate; /* written by the thread that works ahead */
+};
+
 struct pager {
     const struct wr_runtime *rt;
     const struct wr_process *process;
@@ -148,11 +157,14 @@ struct pager {
     struct ahead ahead;
     struct batch batches[WR_BATCHES];
     uint32_t batches_opened;
-    uint64_t batch_next;    /* records below are in a batch, or were not needed */
-    uint32_t huge_dear;     /* a huge page costs more than copying its 512 pages does */
-    uint64_t copied_cycles; /* what copying counters->copied_pages has cost */
-    uint64_t eager_next;    /* first record that may still be eager */
-    int index_ready;        /* ctl.index_ready was seen set */
+    uint64_t batch_next; /* records below are in a batch, or were not needed */
+    uint32_t huge_dear;  /* a huge page costs more than copying its 512 pages does */
+    struct costs costs;
+
+    struct space *urgent; /* where a thread waits for the page at `urgent_addr`, or NULL */
+    uint64_t urgent_addr;
+    uint64_t eager_next; /* first record that may still be eager */
+    int index_ready;     /* ctl.index_ready was seen set */
 
     const struct wr_hot *hot;             /* NULL without a working set */
     uint32_t hot_blocks;                  /* 0 once one of them was bad */
@@ -176,6 +188,26 @@ struct pager {
     int target_gone; /* the process has ended or executed another program */
 };
 
+/* ---- decode.c ---- */
+
+/* 0, or -ENOMEM when `memory` is too small for zstd. */
+int decoder_init(const struct pager *p, struct decoder *decoder);
+
+/* Reads a frame of the store to `input`. 0; -EBADMSG: it is larger than `room`, or has no end; other -errno: the store
+ * cannot be read. */
+long decoder_read(struct pager *p, uint8_t *input, uint64_t room, uint64_t where, uint32_t frame_bytes);
+
+/* Decodes a frame that decoder_read has read to the `bytes` at `to`. 0; -EBADMSG: it is not the one with this check, or has
+ * not so many bytes. */
+int decoder_frame(struct decoder *decoder, const uint8_t *frame, uint32_t frame_bytes, uint32_t check,
+                  uint8_t *to, uint64_t bytes);
+
+/* Both for record `index`, to `pages` (WR_CHUNK_BYTES). Errors as chunk_decode. */
+int decoder_run(struct pager *p, struct decoder *decoder, uint64_t index, uint8_t *pages);
+
+/* The same for any record, wherever its index lies. */
+int decoder_record(struct pager *p, struct decoder *decoder, const struct wr_record *record, uint8_t *pages);
+
 /* ---- chunk.c ---- */
 
 /* 0, or -errno with nothing usable. */
@@ -197,14 +229,20 @@ uint8_t *chunk_page(const struct pager *p, const struct decoded *decoded, uint32
 /* The same by the record's mask. */
 uint8_t *chunk_place(uint16_t mask, uint8_t *pages, uint32_t page);
 
-/* 0, or -ENOMEM when `memory` is too small for zstd. */
-int decoder_init(const struct pager *p, struct decoder *decoder);
+/* ---- cost.c ---- */
 
-/* Reads and decodes record `index` to `pages` (WR_CHUNK_BYTES). Errors as chunk_decode. */
-int decoder_run(struct pager *p, struct decoder *decoder, uint64_t index, uint8_t *pages);
+/* Adds what `pages` pages have cost to one of the averages. */
+void cost_note(uint64_t *average, uint64_t cycles, uint64_t pages);
 
-/* The same for any record, wherever its index lies. */
-int decoder_decode(struct pager *p, struct decoder *decoder, const struct wr_record *record, uint8_t *pages);
+/* What copying so many would take, in cycles. */
+uint64_t cost_of_copies(const struct pager *p, uint64_t pages);
+
+/* Whether moving pages out of staging costs less than copying them; `replacing`: including new ones for staging, which cost
+ * nothing as long as the thread that makes them has nothing else to do. */
+int cost_move_pays(const struct pager *p, int replacing);
+
+/* The same for a fault; now and then the dearer way, so that it stays known. */
+int cost_choose_move(const struct pager *p, int replacing);
 
 /* ---- batch.c ---- */
 
@@ -212,6 +250,9 @@ void batch_init(struct pager *p);
 
 /* One step of the fill of the process's own space: 0 when nothing of it is left to do here. */
 int batch_step(struct pager *p, uint64_t *counter);
+
+/* Whether there is one that is not installed yet. */
+int batch_any(const struct pager *p);
 
 /* For the thread that decodes ahead: populates the memory of a batch or decodes a record; 0 when there is none. */
 int batch_help(struct pager *p, struct decoder *decoder);

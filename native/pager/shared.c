@@ -217,7 +217,7 @@ static void bring(struct pager *p, uint64_t index, uint64_t *counter)
 
     while (!__atomic_load_n(&p->shared.common->index_ready, __ATOMIC_ACQUIRE))
         pager_await(p, &p->shared.common->index_ready, 0);
-    result = decoder_decode(p, &p->decoder, record, p->shared.buffer);
+    result = decoder_record(p, &p->decoder, record, p->shared.buffer);
     trace_phase(p, WR_PHASE_READ, p->decoder.read_at);
     trace_phase(p, WR_PHASE_DECODE, trace_now());
     if (result == -EBADMSG || result == -EIO)

@@ -56,8 +56,11 @@ def torture(restorer: Restorer, started: Program, seed: int, fill: str, steps: i
 
 
 def end(restored: Restored, launcher: int) -> None:
-    """Twice: what the launcher has not reaped is ours only once it has gone, and its PID is needed again."""
+    """Twice: what the launcher has not reaped is ours only once it has gone, and its PID is needed again.
+    Until the pager has been reaped, too, a session has it.
+    """
     pids = [restored.pid] if launcher == os.getpid() else [restored.pid, launcher]
+    pids += sharers(restored.pid)
     kill_all(pids)
     kill_all(pids)
 

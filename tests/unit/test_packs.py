@@ -17,6 +17,7 @@ from restorer.store import Store, open_store, processes
 from restorer.store_format import KEY, Frame, frame_check, pack_hash, unpack_hash
 from restorer.store_writer import PACK_BYTES, PACK_FRAMES
 from restorer.wire import CHUNK_BYTES
+from tests.unit.golden import unpack
 from tests.unit.test_store import Pages, mask_of, pages, read, write, write_tree
 
 FOLDER = Path("store")
@@ -123,21 +124,21 @@ def test_neighbouring_maps_share_a_pack(store: Store) -> None:
     assert parts == [*pages(1).values(), *pages(2).values()]
 
 
-def test_format_4_begins_with_a_pack_of_several(store: Store) -> None:
-    assert version(store) == 3
-    for seed, chunks, expected in ((1, 1, 3), (2, 1, 3), (3, 2, 4), (4, 1, 4)):
-        write(store, f"image{seed}", pages(seed, chunks))
-        assert version(store) == expected
-    # Until then older versions read on: their hashes have no offset.
-    assert {len(store.snapshot.read(entry)) for entry in store.snapshot.entries("hashes")} == {20, 24}
-
-
-def test_an_image_that_is_not_kept_changes_no_version(store: Store) -> None:
-    with store.writer("demo") as writer:
-        for addr, data in pages(1).items():
-            writer.add(addr, mask_of(data), 0, data)
-        writer.finish_map()
-    assert (version(store), packs(store)) == (3, {})
+def test_a_store_of_format_3_becomes_one_of_4(tmp_path: Path) -> None:
+    unpack("store-3-image-3.mdb.zst", tmp_path)
+    with open_store(tmp_path) as store:
+        assert version(store) == 3
+        with store.writer("abandoned") as writer:
+            for addr, data in pages(7).items():
+                writer.add(addr, mask_of(data), 0, data)
+            writer.finish_map()
+        assert version(store) == 3
+        write(store, "new", pages(8))
+        assert version(store) == 4
+        assert read(store, "demo") == pages(1)
+        # Those of before have no offset.
+        assert {len(store.snapshot.read(entry)) for entry in store.snapshot.entries("hashes")} == {20, 24}
+        assert store.verify().damages == []
 
 
 def test_a_pack_lives_with_its_last_chunk(store: Store) -> None:
@@ -168,20 +169,14 @@ def test_what_lives_on_in_a_pack_is_found_again(store: Store) -> None:
     assert store.collect().unused_bytes == 0
 
 
-def leave_sparse(store: Store) -> Pages:
-    """The content of image `old`: the last of the 16 chunks of a pack."""
+def test_a_sparse_pack_is_left_behind(store: Store) -> None:
+    """New images refer to nothing in it, so that it goes with the old ones."""
     content = pages(1, chunks=16)
     last = dict([list(content.items())[15]])
     write(store, "whole", content)
     write(store, "old", last)
     store.remove("whole")
     store.collect()
-    return last
-
-
-def test_a_sparse_pack_is_left_behind(store: Store) -> None:
-    """New images refer to nothing in it, so that it goes with the old ones."""
-    last = leave_sparse(store)
     assert write(store, "new", last).new_chunks == 1
     assert (read(store, "old"), read(store, "new"), len(packs(store))) == (last, last, 2)
     assert store.verify().damages == []
@@ -195,7 +190,12 @@ def test_a_sparse_pack_is_left_behind(store: Store) -> None:
 
 
 def test_a_chunk_that_lost_its_hash_is_checked(store: Store) -> None:
-    last = leave_sparse(store)
+    content = pages(1, chunks=16)
+    last = dict([list(content.items())[15]])
+    write(store, "whole", content)
+    write(store, "old", last)
+    store.remove("whole")
+    store.collect()
     write(store, "new", last)
     store.remove("new")
     store.collect()

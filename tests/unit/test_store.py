@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import zstandard
 
 from restorer import wire
 from restorer.errors import (
@@ -29,8 +28,7 @@ from restorer.errors import (
 from restorer.snapshot import PAGE_BYTES
 from restorer.store import MapSummary, Store, default_path, open_store
 from restorer.wire import CHUNK_BYTES
-
-GOLDEN = Path(__file__).parent / "golden"
+from tests.unit.golden import unpack
 
 Pages = dict[int, bytes]
 
@@ -437,7 +435,6 @@ def sample(folder: Path) -> dict[str, Pages]:
 @pytest.mark.parametrize("number", [1, 2])
 def test_older_formats_are_refused_by_number(tmp_path: Path, number: int) -> None:
     """Who changes the format finds out by the newest of these files, and adds one."""
-    golden = GOLDEN / f"store-{number}.mdb.zst"
-    (tmp_path / "data.mdb").write_bytes(zstandard.decompress(golden.read_bytes()))
+    unpack(f"store-{number}.mdb.zst", tmp_path)
     with pytest.raises(StoreError, match=f"has format {number}, .* knows 3 and 4"), open_store(tmp_path):
         pass

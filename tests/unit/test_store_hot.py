@@ -14,9 +14,9 @@ from restorer.native import lib, size_of
 from restorer.store import ProcessEntry, Store, open_store, processes
 from restorer.store_format import KEY
 from restorer.store_hot import BLOCK, BLOCK_BYTES, BLOCK_CHUNKS, HOT, RECORDING, USE, check_hot
+from tests.unit.golden import unpack
 from tests.unit.test_store import mask_of, pages, read, seal
 
-GOLDEN = Path(__file__).parent / "golden"
 EAGER = 2  # the record that must be there before resume
 
 
@@ -147,10 +147,6 @@ def sample(folder: Path) -> None:
         write(store, "demo", chunks=6)
         record(store, "demo", [(5, 10), (0, 20), (3, 90_000)])
         store.optimize("demo")
-
-
-def unpack(golden: str, folder: Path) -> None:
-    (folder / "data.mdb").write_bytes(zstandard.decompress((GOLDEN / golden).read_bytes()))
 
 
 @pytest.mark.parametrize("golden", ["store-3-image-3.mdb.zst", "store-4-image-3.mdb.zst"])

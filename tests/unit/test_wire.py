@@ -8,6 +8,7 @@ import pytest
 from restorer.native import lib, offset_of, size_of
 
 SIZES = {
+    "wr_lz4": 8,
     "wr_arg": 16,
     "wr_op": 120,
     "wr_object": 8,
