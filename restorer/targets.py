@@ -63,7 +63,8 @@ def _dead(pid: int, threads: int) -> RestorerError:
     # A leader that has ended while others run on is a zombie that counts its threads.
     if threads > 1:
         return Refused(
-            f"the main thread of process {pid} has ended while others run on", "that cannot be restored"
+            f"process {pid} cannot be checkpointed: its main thread has ended (pthread_exit), others run on",
+            "have it wait for them (pthread_join)",
         )
     return ProcessError(f"process {pid} has ended and waits for its parent to collect it (zombie)")
 

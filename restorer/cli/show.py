@@ -30,23 +30,29 @@ def image_tree(image: ImageInfo) -> report.Node:
     first = image.manifest | {"pid": image.pid, "command": image.command}
     parts: list[dict[str, Any]] = [first, *image.manifest.get("descendants", [])]
     births: list[dict[str, Any]] = image.manifest.get("births", {}).get("processes", [])
+    firsts: list[int] = image.manifest.get("tables", {}).get("files", [])
     nodes: list[report.Node] = []
     for index, part in enumerate(parts):
+        first_one = firsts[index] if index < len(firsts) else index
         birth: dict[str, Any] = births[index] if index < len(births) else {"parent": -1, "zombies": []}
         above = root if birth["parent"] < 0 else nodes[birth["parent"]]
-        nodes.append(_add_process(above, part))
+        nodes.append(_add_process(above, part, parts[first_one]["pid"] if first_one != index else None))
         for zombie in birth["zombies"]:
             nodes[-1].add(f"zombie {zombie['session']['pid']}: {report.command_text([zombie['name']])}")
     return root
 
 
-def _add_process(above: report.Node, part: dict[str, Any]) -> report.Node:
+def _add_process(above: report.Node, part: dict[str, Any], whose: int | None) -> report.Node:
+    """`whose` descriptors it has, where they are those of another process."""
     state: dict[str, Any] = part.get("state", {})
     stopped = ", stopped" if state.get("stopped") else ""
     pid, command_line = part.get("pid", 0), report.command_text([part.get("command", "")], 80)
     process = above.add(f"process {pid}{stopped}: {command_line}")
     _add_threads(process, state.get("threads", []))
-    _add_descriptors(process, state.get("fds", {}))
+    if whose is None:
+        _add_descriptors(process, state.get("fds", {}))
+    else:
+        process.add(f"the descriptors of process {whose}")
     _add_memory(process, part.get("summary", {}), state.get("memory", {}).get("mappings", []))
     return process
 

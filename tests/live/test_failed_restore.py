@@ -18,13 +18,22 @@ from restorer import firewall, wire
 from restorer.store import open_store
 from restorer.store_format import REF, frame_check
 from restorer.wire import ArgKind, OpKind
-from tests.live.harness import CHECKPOINT_OPTIONS, Program, Restorer, descendants, kill_all_but
+from tests.live.harness import (
+    CHECKPOINT_OPTIONS,
+    HugePages,
+    Program,
+    Restorer,
+    descendants,
+    kill_all_but,
+)
 
 EVERY = os.environ.get("RESTORER_FAULTS") == "all"
 SAMPLES = 12
 # With what it needs of the machine for itself.
 PROGRAMS = {
     "fds": "",
+    "hugetlb": "hugetlb",
+    "packet": "links",
     "pty": "",
     "sysvipc": "sysv",
     "sysvshm": "sysv",
@@ -75,6 +84,7 @@ def seen(folder: Path, what: str = "") -> dict[str, object]:
         if what == "sysv"
         else [],
         "firewall": sorted(firewall.tables()) if what == "firewall" else [],
+        "huge pages": HugePages().used if what == "hugetlb" else 0,
     }
 
 

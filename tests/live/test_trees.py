@@ -105,6 +105,14 @@ def test_sessions_left_to_their_pagers_are_waited_for(
     assert started.result(again) == "ok\n"
 
 
+def test_show_tells_who_has_one_table(restorer: Restorer, program: Callable[[str], Program]) -> None:
+    started = program("tree_tables")
+    restorer.checkpoint(started.pid, "image", "-R")
+    shown = restorer.ok("show", "image")
+    assert shown.count(f"── the descriptors of process {started.pid}\n") == 2
+    assert len(re.findall(r"── \d+ descriptors\n", shown)) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

@@ -16,7 +16,7 @@ from restorer import wire
 from restorer.errors import Refused
 from restorer.holes import candidate_bases, windows
 from restorer.model import HUGE_ANONYMOUS, Vma
-from restorer.pagemap import has_private_pages
+from restorer.pagemap import has_private_pages, private_runs
 from restorer.program import Image, Segment
 from restorer.state import contents, hugeroom, mapped_files, vmas
 from restorer.state.contents import Content, Contents
@@ -247,5 +247,8 @@ def test_private_pages_of_our_own(tmp_path: Path) -> None:
         start, end = (int(word, 16) for word in found.split()[0].split("-"))
         assert view[5] == 0
         assert not has_private_pages(os.getpid(), start, end)
-        view[9 * mmap.PAGESIZE] = 1
+        view[9 * mmap.PAGESIZE] = view[10 * mmap.PAGESIZE] = view[15 * mmap.PAGESIZE] = 1
         assert has_private_pages(os.getpid(), start, end)
+        runs = [(low - start, high - start) for low, high in private_runs(os.getpid(), start, end, 4096)]
+        assert runs == [(9 * 4096, 11 * 4096), (15 * 4096, 16 * 4096)]
+        assert list(private_runs(os.getpid(), start + 4096, start + 9 * 4096, 4096)) == []

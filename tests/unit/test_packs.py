@@ -169,14 +169,20 @@ def test_what_lives_on_in_a_pack_is_found_again(store: Store) -> None:
     assert store.collect().unused_bytes == 0
 
 
-def test_a_sparse_pack_is_left_behind(store: Store) -> None:
-    """New images refer to nothing in it, so that it goes with the old ones."""
+def leave_sparse(store: Store) -> Pages:
+    """The content of image `old`: the last of the 16 chunks of a pack."""
     content = pages(1, chunks=16)
     last = dict([list(content.items())[15]])
     write(store, "whole", content)
     write(store, "old", last)
     store.remove("whole")
     store.collect()
+    return last
+
+
+def test_a_sparse_pack_is_left_behind(store: Store) -> None:
+    """New images refer to nothing in it, so that it goes with the old ones."""
+    last = leave_sparse(store)
     assert write(store, "new", last).new_chunks == 1
     assert (read(store, "old"), read(store, "new"), len(packs(store))) == (last, last, 2)
     assert store.verify().damages == []
@@ -190,12 +196,7 @@ def test_a_sparse_pack_is_left_behind(store: Store) -> None:
 
 
 def test_a_chunk_that_lost_its_hash_is_checked(store: Store) -> None:
-    content = pages(1, chunks=16)
-    last = dict([list(content.items())[15]])
-    write(store, "whole", content)
-    write(store, "old", last)
-    store.remove("whole")
-    store.collect()
+    last = leave_sparse(store)
     write(store, "new", last)
     store.remove("new")
     store.collect()

@@ -571,6 +571,24 @@ def test_directories_of_one_thread_and_another_process(start: Start) -> None:
     assert re.search(found, str(caught.value))
 
 
+DEAD_MAIN_THREAD = """
+def last():
+    print('ready', flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+threading.Thread(target=last).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+def test_main_thread_that_has_ended(start: Start) -> None:
+    child = start(DEAD_MAIN_THREAD)
+    wait_until(lambda: Process(child.pid).thread(child.pid).status.state == "Z", "the end of its main thread")
+    text = refusal(child, lambda tracee: None)
+    assert re.search(r"its main thread has ended \(pthread_exit\).*; have it wait for them", text)
+
+
 @pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
 def test_thread_with_its_own_descriptors(start: Start) -> None:
     code = (
