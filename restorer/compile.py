@@ -167,10 +167,10 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     stopped_at = clocks.capture(frozen.root.process)
     namespaces.enter_ipc(frozen.root)
     unsupported.check(frozen.tracees)
+    sysvsem.check(frozen.tracees)
     for tracee in frozen.tracees:
         namespaces.check(tracee, frozen.root)
         security.check(tracee, Process(os.getpid()))
-        sysvsem.check(tracee)
     shared = tables.capture(frozen.tracees)
     family = inheritance.arrange(births.capture(frozen.pids, frozen.zombies), shared)
     # Its mappings first: later ones of ours would be among them.

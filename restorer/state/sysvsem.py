@@ -3,7 +3,8 @@
 semaphore.
 
 No process holds a set, so that is all that can be known. What SEM_UNDO has noted no call shows, but whether
-a thread has ever asked for it does kcmp(2): who has not has no list, like ourselves.
+there is a list for it does kcmp(2): who has never asked for it has none, like ourselves. But who ever had a
+thread has one too: the C library makes them with CLONE_SYSVSEM, and that makes a list (copy_semundo).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from restorer.errors import Refused
 from restorer.native import kcmp
@@ -37,16 +38,17 @@ class Semaphores:
     values: tuple[int, ...]
 
 
-def check(tracee: Tracee) -> None:
-    """Raises Refused for what the end of the process might undo; where there are no semaphores, nothing."""
-    if not any(kcmp(os.getpid(), thread.tid, _KCMP_SYSVSEM, 0, 0) for thread in tracee.threads):
+def check(tracees: Sequence[Tracee]) -> None:
+    """Raises Refused for what the end of a process might undo; where the tree uses no semaphores, nothing."""
+    if not capture([tracee.pid for tracee in tracees]):
         return
-    if any(sysvipc.rows("sem")):
-        raise Refused(
-            f"process {tracee.pid} has used System V semaphores with SEM_UNDO: what its end would undo is "
-            "shown nowhere",
-            "have it lock in another way (Apache: Mutex pthread); `ipcs -s` lists semaphores",
-        )
+    for tracee in tracees:
+        if any(kcmp(os.getpid(), thread.tid, _KCMP_SYSVSEM, 0, 0) for thread in tracee.threads):
+            raise Refused(
+                f"process {tracee.pid} has used System V semaphores with SEM_UNDO, or has threads and might "
+                "have: what its end would undo is shown nowhere",
+                "have it lock in another way (Apache: Mutex pthread); `ipcs -s` lists semaphores",
+            )
 
 
 def capture(pids: Collection[int]) -> tuple[Semaphores, ...]:
