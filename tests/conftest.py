@@ -44,6 +44,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(mark.args[0]))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Groups must be groups: pytest 9.2 silently ignores the suffix of IDs by which pytest-xdist 3.8 makes
+    them, and two workers then wait for each other's `alone`.
+    """
+    if getattr(session.config.option, "loadgroup", False):
+        for item in session.items:
+            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+                raise pytest.UsageError(
+                    "pytest-xdist does not keep groups together with this version of pytest"
+                )
+
+
 @pytest.fixture(autouse=True)
 def alone(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test shares with the whole machine is its own, for as long as other tests run by this rule:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import os
 import select
@@ -431,6 +432,7 @@ def huge_pages(pages: int, size_kib: int = 2048) -> Iterator[HugePages]:
         pool.add(0)
 
 
+@functools.cache
 def build(program: str) -> Path:
     """The executable of tests/programs/PROGRAM.c, made if older than its source."""
     command = ["make", "--no-print-directory", "-s", "-C", str(PROGRAMS), f"build/{program}"]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.live.harness import Program, Restored, Restorer, build, still_running, wait_until
 
-AWAY_S = 1.0
+AWAY_S = 0.5
 FILLS = ["background", "none", "before"]
 
 

@@ -136,9 +136,8 @@ def test_strace(lazy: tuple[Program, Restored, int], workdir: Path) -> None:
     assert "exited with 0" in trace.read_text()
 
 
-def core_words(core: Path, addr: int, count: int) -> list[int] | None:
+def core_words(data: bytes, addr: int, count: int) -> list[int] | None:
     """What a core dump has at `addr`; None where it has nothing."""
-    data = core.read_bytes()
     offset, size, number = struct.unpack_from("<Q14xHH", data, 32)
     for i in range(number):
         kind, _, at, start, _, stored, _, _ = struct.unpack_from("<IIQQQQQQ", data, offset + i * size)
@@ -175,7 +174,7 @@ def test_core_dump_is_told(restorer: Restorer, program: Callable[[str], Program]
         said = launcher.stderr.read().decode()
     assert brought == page_words(4000, 1)[0]
     assert re.search(r"core dump.* process \d+ .*missing.* zeroes", said), said
-    core = next(path for path in started.workdir.iterdir() if path.name.startswith("core"))
+    core = next(path for path in started.workdir.iterdir() if path.name.startswith("core")).read_bytes()
     assert core_words(core, area + 4000 * PAGE, 512) == page_words(4000)
     pages = [core_words(core, area + page * PAGE, 512) for page in range(0, AREA_PAGES, 64)]
     wrong = [i * 64 for i, words in enumerate(pages) if words not in (None, [0] * 512, page_words(i * 64))]

@@ -11,7 +11,7 @@ import pytest
 from images.threads.recipe import Threads
 from tests.live.harness import Restorer, kill_all
 
-ROUNDS = int(os.environ.get("RESTORER_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("RESTORER_ROUNDS", "4"))
 FILLS = ("background", "before")
 
 
