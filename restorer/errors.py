@@ -9,6 +9,7 @@
     ├── FeatureError         the kernel, the machine or the installation lacks something
     ├── StoreError           the store cannot be used
     │   ├── StoreDamaged     bytes in it are not what was written
+    │   ├── OtherFormat      an image that this version does not know
     │   ├── StoreFull        no room; the store is as it was before
     │   ├── ImageNotFound
     │   └── ImageExists
@@ -24,6 +25,7 @@ __all__ = [
     "ImageExists",
     "ImageNotFound",
     "LaunchError",
+    "OtherFormat",
     "PrivilegeError",
     "ProcessError",
     "Refused",
@@ -78,6 +80,10 @@ class StoreError(RestorerError):
 
 class StoreDamaged(StoreError):
     """Bytes in the store are not what was written there."""
+
+
+class OtherFormat(StoreError):
+    """An image of a format that this restorer does not know; nothing is wrong with it."""
 
 
 class StoreFull(StoreError):

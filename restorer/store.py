@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import lmdb
 
 from restorer import codec, wire
-from restorer.errors import ImageNotFound, PrivilegeError, StoreDamaged, StoreError
+from restorer.errors import ImageNotFound, OtherFormat, PrivilegeError, StoreDamaged, StoreError
 from restorer.model import Chunk, ImageInfo, Place
 from restorer.snapshot import Snapshot, check_file, pin
 from restorer.store_check import Damage, GcSummary, VerifyReport, collect, verify
@@ -283,7 +283,7 @@ class Store:
         if (header.magic, header.image_id, header.image_bytes) != (wire.MAGIC, ref.image_id, len(blob)):
             raise self.damaged(f"{what} has a wrong header")
         if (header.version, header.header_bytes) != (wire.VERSION, wire.HEADER.size):
-            raise StoreError(
+            raise OtherFormat(
                 f"{what} has format {header.version}, this restorer knows {wire.VERSION}",
                 "use the restorer that wrote it",
             )

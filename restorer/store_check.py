@@ -9,7 +9,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from restorer import wire
-from restorer.errors import ImageNotFound, StoreDamaged, StoreError
+from restorer.errors import ImageNotFound, OtherFormat, StoreDamaged, StoreError
 from restorer.model import Chunk, Place
 from restorer.record import dataclass
 from restorer.store_format import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from restorer.snapshot import Snapshot
     from restorer.store import Ref, Store
 
-__all__ = ["Damage", "GcSummary", "VerifyReport", "collect", "verify"]
+__all__ = ["Damage", "GcSummary", "Unread", "VerifyReport", "collect", "verify"]
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,25 @@ class Damage:
     offset: int | None = None
 
 
+@dataclass(frozen=True)
+class Unread:
+    """An image of another format: it was not looked at."""
+
+    name: str
+    cause: str
+    hint: str
+
+
 @dataclass
 class VerifyReport:
-    """What `verify` looked at, each chunk counted once, and what it found."""
+    """What `verify` looked at, each chunk counted once, and what it found; `unread` images are not in it."""
 
     images: int = 0
     chunks: int = 0
     raw_bytes: int = 0
     stored_bytes: int = 0
     damages: list[Damage] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
 
 
 def _seqs(snapshot: Snapshot, db: str) -> Iterator[tuple[int, int]]:
@@ -201,7 +211,7 @@ class _Verifier:
         for image_name, ref in refs.items():
             with self._noting(image_name):
                 self._image(image_name, ref)
-            self._report.images += 1
+        self._report.images = len(refs) - len(self._report.unread)
         if name is None:
             self._packs()
             self._trees()
@@ -219,7 +229,11 @@ class _Verifier:
     def _image(self, name: str, ref: Ref) -> None:
         from restorer.store import processes, read_manifest
 
-        blob = self._store.image(name, ref)
+        try:
+            blob = self._store.image(name, ref)
+        except OtherFormat as error:
+            self._report.unread.append(Unread(name, error.cause, error.hint))
+            return
         read_manifest(blob)
         for process in processes(blob):
             chunks = self._store.records(process.map_id, process.map_check)

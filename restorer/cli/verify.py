@@ -21,14 +21,16 @@ def command(
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Decode and check every chunk of NAME, or the whole store. Exits 1 when something is damaged."""
+    """Decode and check every chunk of NAME, or the whole store. Exits 1 when something is damaged or has
+    another format."""
     with open_store(store_path(store)) as opened:
         found = opened.verify(name)
+    failed = bool(found.damages or found.unread)
     if json:
-        print(report.document("verify", {"ok": not found.damages, **asdict(found)}))
+        print(report.document("verify", {"ok": not failed, **asdict(found)}))
     else:
         print("\n".join(_lines(found)))
-    if found.damages:
+    if failed:
         raise typer.Exit(1)
 
 
@@ -38,7 +40,10 @@ def _lines(found: VerifyReport) -> list[str]:
         f"{report.count_text(found.images, 'image')}, {report.count_text(found.chunks, 'chunk')}, {sizes}"
     )
     verdict = report.count_text(len(found.damages), "damage") if found.damages else "nothing is damaged"
-    return [*(_damage_text(damage) for damage in found.damages), f"{looked}: {verdict}"]
+    if found.unread:
+        verdict += f"; {report.count_text(len(found.unread), 'image')} of another format not looked at"
+    unread = (f"{one.cause}; {one.hint}, or restorer rm {one.name}" for one in found.unread)
+    return [*(_damage_text(damage) for damage in found.damages), *unread, f"{looked}: {verdict}"]
 
 
 def _damage_text(damage: Damage) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +173,20 @@ def test_older_images_are_refused_by_number(tmp_path: Path) -> None:
     unpack("store-3.mdb.zst", tmp_path)
     with open_store(tmp_path) as store, pytest.raises(StoreError, match="has format 2, this restorer knows"):
         store.load("demo")
+
+
+def test_older_images_are_not_damaged(tmp_path: Path) -> None:
+    unpack("store-3.mdb.zst", tmp_path)
+    with open_store(tmp_path) as store:
+        found = store.verify()
+    assert (found.damages, found.images) == ([], 0)
+    [unread] = found.unread
+    assert unread.name == "demo" and "has format 2, this restorer knows" in unread.cause
+    command = [sys.executable, "-m", "restorer", "verify", "--store", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines()
+    assert done.returncode == 1 and said[0].endswith("use the restorer that wrote it, or restorer rm demo")
+    assert said[-1].endswith("nothing is damaged; 1 image of another format not looked at")
 
 
 def test_older_images_do_not_hide_others(tmp_path: Path) -> None:
