@@ -66,7 +66,7 @@ _AIO_HINT = (
 _KERNEL_OBJECTS = {
     "/secretmem": "memory of a memfd_secret",
     "anon_inode:": "memory of a kernel object",
-    "socket:": "memory of a socket",
+    "socket:": "memory of a socket, such as the ring of a packet socket of libpcap",
 }
 
 
@@ -195,11 +195,12 @@ def _why_not(vma: Vma) -> str:
         return "it lies above 128 TiB"
     if vma.pkey:
         return f"it has protection key {vma.pkey}"
-    for flag, reason in _UNSUPPORTED.items():
-        if flag in vma.flags:
-            return reason
+    # First: the memory of some has the flags of a device's.
     for prefix, reason in _KERNEL_OBJECTS.items():
         if vma.path.startswith(prefix):
+            return reason
+    for flag, reason in _UNSUPPORTED.items():
+        if flag in vma.flags:
             return reason
     if vma.special or (vma.shared and not vma.path):
         return "it is made by the kernel itself"

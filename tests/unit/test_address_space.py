@@ -181,6 +181,7 @@ def test_written_code_gets_its_protection_late() -> None:
     [
         ({"flags": frozenset({"um"})}, "userfaultfd"),
         ({"flags": frozenset({"pf", "io"}), "path": "/dev/fb0"}, "device"),
+        ({"flags": frozenset({"mm"}), "path": "socket:[7]", "shared": True}, "ring of a packet socket"),
         ({"pkey": 3}, "protection key 3"),
         ({"name": "[uprobes]"}, "kernel itself"),
         ({"path": "/gone (deleted)", "shared": True}, "/gone has been deleted"),
