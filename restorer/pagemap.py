@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/proc/PID/pagemap, for the one question of which mappings of files hold pages of their own."""
+"""/proc/PID/pagemap: which pages a process has, of a kind or of its own."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import os
 import struct
 from collections.abc import Iterator
@@ -15,6 +18,36 @@ _ENTRY = struct.Struct("<Q")
 _PRESENT_OR_SWAPPED = 3 << 62
 _OF_FILE = 1 << 61
 _BATCH_BYTES = 1 << 20
+# linux/fs.h: struct pm_scan_arg is twelve u64, struct page_region three
+_PAGEMAP_SCAN = 0xC0606610
+_SCAN, _REGION, _WALK_END_AT = struct.Struct("<12Q"), struct.Struct("<3Q"), 32
+_REGIONS = 512
+IS_PRESENT, IS_GUARD = 1 << 3, 1 << 8
+
+
+def scan(pid: int, start: int, end: int, category: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of each run of pages of this category in [start, end). None where the kernel has no
+    PAGEMAP_SCAN (before Linux 6.7), or does not know the category.
+    """
+    room = ctypes.create_string_buffer(_REGION.size * _REGIONS)
+    try:
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+            while start < end:
+                regions = ctypes.addressof(room), _REGIONS
+                arg = bytearray(
+                    _SCAN.pack(_SCAN.size, 0, start, end, 0, *regions, 0, 0, category, 0, category)
+                )
+                try:
+                    count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, arg)
+                except OSError as error:
+                    if error.errno in (errno.EINVAL, errno.ENOTTY):
+                        return
+                    raise
+                for run in _REGION.iter_unpack(room.raw[: count * _REGION.size]):
+                    yield run[0], run[1]
+                (start,) = struct.unpack_from("<Q", arg, _WALK_END_AT)
+    except FileNotFoundError:
+        raise ProcessError(f"process {pid} has ended") from None
 
 
 def _is_private(entry: int) -> bool:

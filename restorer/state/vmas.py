@@ -13,8 +13,9 @@ from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
 from restorer.record import dataclass
-from restorer.state import contents, guards, hugetlb, mapped_files, mempolicies
+from restorer.state import contents, filepages, guards, hugetlb, mapped_files, mempolicies
 from restorer.state.contents import NO_CONTENTS, Content, Contents
+from restorer.state.filepages import Run
 from restorer.state.hugetlb import Huge
 from restorer.state.mapped_files import MappedFile
 from restorer.state.mempolicies import Policy
@@ -73,13 +74,15 @@ _KERNEL_OBJECTS = {
 @dataclass(frozen=True)
 class Mapping:
     """A VMA that mmap makes again. `written`: a private file mapping with pages of its own. `content`: what
-    is mapped has no name, and its bytes travel in the image. `huge`: of pages of hugetlbfs."""
+    is mapped has no name, and its bytes travel in the image. `huge`: of pages of hugetlbfs. `in_use`: what of
+    `file` it had in its page tables."""
 
     vma: Vma
     file: MappedFile | None
     written: bool
     content: Content | None = None
     huge: Huge | None = None
+    in_use: tuple[Run, ...] = ()
 
     @property
     def droppable(self) -> bool:
@@ -187,7 +190,7 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
     writable = vma.shared and "mw" in vma.flags
     # The path as seen from our root, not the process's: seq_path in fs/proc/task_mmu.c goes by the reader.
     file = mapped_files.capture(vma.path, _stat_mapped(tracee, vma), writable=writable)
-    return Mapping(vma, file, written, None, huge)
+    return Mapping(vma, file, written, None, huge, filepages.capture(tracee.pid, vma))
 
 
 def _why_not(vma: Vma) -> str:
@@ -239,6 +242,7 @@ def emit_clear(image: Image) -> None:
 def emit(state: Vmas, image: Image, carried: Contents = NO_CONTENTS) -> None:
     """Maps every VMA, without contents; `carried` are the files without a name that some of them show."""
     places = carried.windows
+    filepages.emit(((mapping.file, mapping.in_use) for mapping in state.mappings if mapping.file), image)
     for mapping in state.mappings:
         with image.about(f"memory at {mapping.vma}", _hint(mapping)):
             _emit_map(mapping, 0 if mapping.content is None else places.get(mapping.content, 0), image)
