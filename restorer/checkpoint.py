@@ -10,10 +10,9 @@ from pathlib import Path
 
 from restorer import compile as compiler
 from restorer import firewall as firewalls
-from restorer import loading, memory
+from restorer import held, loading, memory
 from restorer.firewall import Firewall
 from restorer.frozen import Frozen, seize_tree
-from restorer.memory import MemorySummary
 from restorer.record import dataclass
 from restorer.state import fdcapture
 from restorer.state.choices import Choices
@@ -82,19 +81,24 @@ def _work(request: Request, link: Link) -> Result:
 
 def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> Result:
     loading.finish(request.pid, link.check)
+    # Who is to run on is not kept waiting for what is done with its memory.
+    memory_held = held.Held(writer, _room() if request.leave_running else 0)
     frozen = time.monotonic()
-    with ExitStack() as held:
-        firewall = held.enter_context(Firewall()) if request.tcp == "established" else None
-        tree = held.enter_context(seize_tree(request.pid))
-        blob, summaries, tables = _describe(request, link, tree, writer, firewall)
+    with ExitStack() as freezing:
+        firewall = freezing.enter_context(Firewall()) if request.tcp == "established" else None
+        tree = freezing.enter_context(seize_tree(request.pid))
+        captured, walked = _describe(request, link, tree, memory_held, firewall)
         processes, threads = len(tree.tracees), tree.threads
         if request.leave_running:
-            held.close()
+            freezing.close()
             thawed = time.monotonic()
-            writer.commit(blob)
-        else:
-            writer.commit(blob)
-            _end(request, tree, tables, firewall)
+        maps = memory_held.settle(link.check)
+        summaries = [memory.summarize(writer.image_id, *one) for one in zip(walked, maps, strict=True)]
+        blob = compiler.compile_image(captured, summaries)
+        link.check()
+        writer.commit(blob)
+        if not request.leave_running:
+            _end(request, tree, [state.fds for state in captured.processes], firewall)
             thawed = time.monotonic()
     return Result(
         name=request.name,
@@ -125,18 +129,21 @@ def _end(request: Request, tree: Frozen, tables: list[Fds], firewall: Firewall |
     tree.kill()
 
 
+def _room() -> int:
+    return held.spare_bytes(Path("/proc/self/cgroup").read_text())
+
+
 def _describe(
-    request: Request, link: Link, tree: Frozen, writer: ImageWriter, firewall: Firewall | None
-) -> tuple[bytes, list[MemorySummary], list[Fds]]:
-    """The sealed image, its memory being in the writer already, and the descriptors of its processes."""
+    request: Request, link: Link, tree: Frozen, memory_held: held.Held, firewall: Firewall | None
+) -> tuple[compiler.TreeState, list[memory.Walked]]:
+    """All that is known of the tree, its memory being on the way to the writer."""
     link.check()
     choices = Choices(request.tcp == "close", firewall, request.ext_unix, request.skip_in_flight)
     captured = compiler.capture_tree(tree, choices)
     link.check()
-    summaries = []
+    walked = []
     for index, (tracee, state) in enumerate(zip(tree.tracees, captured.processes, strict=True)):
         eager, carried = compiler.eager_ranges(state), compiler.carried_chunks(captured, index)
-        summaries.append(memory.capture(tracee, state.vmas, eager, writer, link.progress, carried))
-    blob = compiler.compile_image(captured, summaries)
-    link.check()
-    return blob, summaries, [state.fds for state in captured.processes]
+        walked.append(memory.capture(tracee, state.vmas, eager, memory_held, link.progress, carried))
+        memory_held.end_map()
+    return captured, walked

@@ -2,7 +2,7 @@
 """From a frozen tree to an image: the order in which state is read, and the order in which it is put back.
 
     tree = capture_tree(frozen)
-    summaries = [memory.capture(tracee, state.vmas, eager_ranges(state), writer) for each process]
+    walked = [memory.capture(tracee, state.vmas, eager_ranges(state), writer) for each process]
     blob = compile_image(tree, summaries)
 
 The order of `compile_image` is that of docs/architecture.md, "The programs"; every step says what it needs.

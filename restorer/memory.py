@@ -12,18 +12,18 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from restorer import native
 from restorer.errors import ProcessError, Refused
 from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.native import ffi, lib
 from restorer.record import dataclass
-from restorer.store import ImageWriter
+from restorer.store import MapSummary
 from restorer.tracee import Tracee
 from restorer.wire import PAGE_BYTES, TASK_SIZE
 
-__all__ = ["Carried", "MemorySummary", "Progress", "capture"]
+__all__ = ["Carried", "MemorySummary", "Progress", "Sink", "Walked", "capture", "summarize"]
 
 BATCH_PAGES = 1024
 EHWPOISON = 133
@@ -37,8 +37,8 @@ _Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class MemorySummary:
-    """What `capture` put into the store. The ids and `map_check` are for the image's struct wr_process; sizes
-    in bytes: `raw_bytes` decoded, `stored_bytes` compressed, `new_bytes` of these new to the store.
+    """What of a process's memory is stored. The ids and `map_check` are for the image's struct wr_process;
+    sizes in bytes: `raw_bytes` decoded, `stored_bytes` compressed, `new_bytes` of these new to the store.
     """
 
     image_id: int
@@ -55,15 +55,48 @@ class MemorySummary:
     reused_chunks: int
 
 
+@dataclass(frozen=True)
+class Walked:
+    """What `capture` saw beside the chunks it has handed on."""
+
+    zero_pages: int
+    eager_pages: int
+
+
+class Sink(Protocol):
+    """Who takes chunks, as an ImageWriter does."""
+
+    def add(self, addr: int, mask: int, flags: int, pages: bytes | bytearray | memoryview) -> None:
+        """ImageWriter.add."""
+
+
+def summarize(image_id: int, walked: Walked, stored: MapSummary) -> MemorySummary:
+    """Of an address space whose page index is finished."""
+    return MemorySummary(
+        image_id=image_id,
+        map_id=stored.map_id,
+        map_check=stored.map_check,
+        records_count=stored.records_count,
+        pages=stored.pages,
+        zero_pages=walked.zero_pages,
+        eager_pages=walked.eager_pages,
+        raw_bytes=stored.raw_bytes,
+        stored_bytes=stored.stored_bytes,
+        new_bytes=stored.new_bytes,
+        new_chunks=stored.new_chunks,
+        reused_chunks=stored.reused_chunks,
+    )
+
+
 def capture(
     tracee: Tracee,
     vmas: Sequence[Vma],
     eager: Sequence[tuple[int, int]],
-    writer: ImageWriter,
+    sink: Sink,
     progress: Progress | None = None,
     carried: Iterable[Carried] = (),
-) -> MemorySummary:
-    """Puts the memory of a frozen process into `writer` and finishes its page index.
+) -> Walked:
+    """Hands the memory of a frozen process to `sink`.
 
     `carried` are (address, flags, mask, pages) by address: of mappings that the target itself does not have.
     `eager` are address ranges (`end` exclusive, in any order) that must be in place before resume. `progress`
@@ -73,42 +106,28 @@ def capture(
     pid = tracee.pid
     total_bytes = _resident_bytes(pid) if progress else 0
     done_bytes = eager_pages = 0
-    others = _Carried(carried, writer)
+    others = _Carried(carried, sink)
     with _walk(pid, _ranges(vmas), _merged(eager)) as walk:
         for buffer, windows in walk:
             for addr, offset, mask, flags in windows:
                 others.add_below(addr)
                 size = mask.bit_count() * PAGE_BYTES
-                writer.add(addr, mask, flags, buffer[offset : offset + size])
+                sink.add(addr, mask, flags, buffer[offset : offset + size])
                 done_bytes += size
                 eager_pages += mask.bit_count() if flags & lib.WR_RECORD_EAGER else 0
             if progress:
                 progress(done_bytes, max(done_bytes, total_bytes))
         zero_pages = walk.zero_pages
     others.add_below(TASK_SIZE)
-    summary = writer.finish_map()
-    return MemorySummary(
-        image_id=writer.image_id,
-        map_id=summary.map_id,
-        map_check=summary.map_check,
-        records_count=summary.records_count,
-        pages=summary.pages,
-        zero_pages=zero_pages,
-        eager_pages=eager_pages + others.eager_pages,
-        raw_bytes=summary.raw_bytes,
-        stored_bytes=summary.stored_bytes,
-        new_bytes=summary.new_bytes,
-        new_chunks=summary.new_chunks,
-        reused_chunks=summary.reused_chunks,
-    )
+    return Walked(zero_pages, eager_pages + others.eager_pages)
 
 
 class _Carried:
-    """Feeds what is carried along to the writer in its place among the windows of the walk."""
+    """Feeds what is carried along to the sink in its place among the windows of the walk."""
 
-    def __init__(self, windows: Iterable[Carried], writer: ImageWriter) -> None:
+    def __init__(self, windows: Iterable[Carried], sink: Sink) -> None:
         self._windows = iter(windows)
-        self._writer = writer
+        self._sink = sink
         self._next = next(self._windows, None)
         self.eager_pages = 0
 
@@ -116,7 +135,7 @@ class _Carried:
         """All that lie below address `end`."""
         while self._next is not None and self._next[0] < end:
             addr, flags, mask, pages = self._next
-            self._writer.add(addr, mask, flags, pages)
+            self._sink.add(addr, mask, flags, pages)
             self.eager_pages += mask.bit_count() if flags & lib.WR_RECORD_EAGER else 0
             self._next = next(self._windows, None)
 

@@ -102,7 +102,8 @@ def capture(
     store: Store, tracee: Tracee, vmas: list[Vma], eager: list[tuple[int, int]] | None = None
 ) -> tuple[Windows, MemorySummary]:
     with store.writer("demo", replace=True) as writer:
-        summary = memory.capture(tracee, vmas, eager or [], writer)
+        walked = memory.capture(tracee, vmas, eager or [], writer)
+        summary = memory.summarize(writer.image_id, walked, writer.finish_map())
         writer.commit(seal(writer.image_id, [summary]))  # type: ignore[list-item]
     windows: Windows = {}
     for chunk in store.records(summary.map_id, summary.map_check):
