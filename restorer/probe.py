@@ -12,9 +12,11 @@ import struct
 from collections.abc import Callable
 from typing import TypeAlias
 
+from restorer.errors import RestorerError
 from restorer.record import dataclass
+from restorer.state import sockdiag
 
-__all__ = ["Feature", "probe_all"]
+__all__ = ["Feature", "probe_all", "takes_ports_in_time_wait"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYS_USERFAULTFD, _SYS_CLONE3, _SYS_KCMP, _SYS_SECCOMP = 323, 435, 312, 317
@@ -189,6 +191,14 @@ def _suspend_seccomp(pid: int) -> bool:
     return _seize(pid, _PTRACE_O_SUSPEND_SECCOMP)
 
 
+def takes_ports_in_time_wait() -> bool:
+    """Whether a port can be had beside connections in TIME_WAIT that had no SO_REUSEADDR."""
+    try:
+        return _capability(12) and sockdiag.tells_of_bound()
+    except RestorerError:
+        return False
+
+
 def _known(number: int, *args: object) -> Callable[[], bool]:
     """A probe: the system call exists, whatever it says to these arguments."""
     return lambda: _syscall(number, *args) not in (-errno.ENOSYS, -errno.EPERM)
@@ -239,6 +249,13 @@ _FOR_RESTORE: tuple[_Probe, ...] = (
         lambda: os.path.exists("/proc/self/timens_offsets") and _capability(25),
         False,
         "no restore --time continue, and none at all of images from before a boot: needs CAP_SYS_TIME",
+    ),
+    (
+        "ports in TIME_WAIT",
+        takes_ports_in_time_wait,
+        False,
+        f"{_RESTORE} of a server without SO_REUSEADDR within a minute after it has ended connections: needs "
+        "CAP_NET_ADMIN and Linux 6.8",
     ),
 )
 

@@ -16,7 +16,7 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_TCPF_LISTEN, _TCPF_SYN_SENT = 1 << 10, 1 << 2
+_TCPF_LISTEN, _TCPF_SYN_SENT, _TCPF_BOUND_INACTIVE = 1 << 10, 1 << 2, 1 << 13
 _UNIX_SHOW = 0x01 | 0x02 | 0x04 | 0x08 | 0x10
 _UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _UNIX_SHUTDOWN = 0, 1, 2, 3, 4, 6
 _LISTEN = 10
@@ -122,6 +122,16 @@ def inet_listeners(family: int, protocol: int) -> dict[int, Listener]:
         rqueue, wqueue, _uid, inode = struct.unpack_from("=4I", message, 56)
         found[inode] = Listener(rqueue, wqueue)
     return found
+
+
+def tells_of_bound() -> bool:
+    """Whether this kernel lists TCP sockets that are bound and do nothing (Linux 6.8)."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        inode = os.fstat(sock.fileno()).st_ino
+        request = struct.pack("=BBBxI48x", sock.family, socket.IPPROTO_TCP, 0, _TCPF_BOUND_INACTIVE)
+        answers = list(_ask(request, _NLM_F_DUMP))
+    return any(struct.unpack_from("=I", message, 68)[0] == inode for message in answers)
 
 
 def inet_target(sock: socket.socket, inode: int) -> tuple[str, int, int] | None:

@@ -9,7 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from restorer.probe import takes_ports_in_time_wait
 from tests.live.harness import Program, Restorer
+
+pytestmark = pytest.mark.skipif(
+    not takes_ports_in_time_wait(), reason="`restorer check` says what is missing"
+)
 
 
 @contextmanager
