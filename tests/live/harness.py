@@ -37,6 +37,7 @@ HUGE_PAGES = {
     "hugetlb_sysv": (3, 2048),
 }
 POLL_S = 0.005
+READY_TIMEOUT_S = 60.0
 WORKDIR_PREFIX = "restorer-test-"
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_KCMP = 312
@@ -313,7 +314,9 @@ class Program:
             stderr=subprocess.DEVNULL,
         )
         ready = self.workdir / "ready"
-        wait_until(lambda: ready.exists() or self.ended, f"{self.name} to be ready")
+        # Long, since restorer has no part in it: the kernel clears a page of 1 GiB, which takes 20 s on a
+        # machine that has other work to do and whose host has to find the memory.
+        wait_until(lambda: ready.exists() or self.ended, f"{self.name} to be ready", READY_TIMEOUT_S)
         assert ready.exists(), f"{self.name} ended before it was ready: {self.outcome()}"
 
     @property
