@@ -9,14 +9,17 @@
 enum {
     WEIGHT = 16,   /* of the past against a new one */
     LEAP = 4,      /* a thread that was interrupted counts as so many times what it was before, at most */
-    PROBE = 64,    /* so many faults later the dearer way is tried again */
+    PROBE = 256,   /* so many faults later the dearer way is tried again */
     FRACTION = 16, /* averages are in cycles / FRACTION */
+    PAGES_MIN = 8, /* of fewer pages the call itself and the wake-up are most of what is measured */
 };
 
 void cost_note(uint64_t *average, uint64_t cycles, uint64_t pages)
 {
     uint64_t before = __atomic_load_n(average, __ATOMIC_RELAXED), now = cycles * FRACTION / pages;
 
+    if (pages < PAGES_MIN)
+        return;
     if (before && now > LEAP * before)
         now = LEAP * before;
     __atomic_store_n(average, before ? before - before / WEIGHT + now / WEIGHT : now, __ATOMIC_RELAXED);
