@@ -417,10 +417,14 @@ class HugePages:
         return self._number("nr_hugepages") >= self._before + pages
 
     @property
+    def free(self) -> int:
+        """How many nobody has or has reserved."""
+        return self._number("free_hugepages") - self._number("resv_hugepages")
+
+    @property
     def used(self) -> int:
         """How many somebody has, or has reserved."""
-        free, reserved = self._number("free_hugepages"), self._number("resv_hugepages")
-        return self._number("nr_hugepages") - free + reserved
+        return self._number("nr_hugepages") - self.free
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Huge pages of hugetlbfs when the machine has too few of them."""
+"""Huge pages of hugetlbfs when the machine has too few of them, and one of 1 GiB."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.live.harness import HUGE_PAGES, HugePages, Program, Restorer, descendants
+from tests.live.harness import HUGE_PAGES, HugePages, Program, Restored, Restorer, descendants
 
 pytestmark = pytest.mark.alone("hugetlb")
 
@@ -53,3 +53,7 @@ def test_pool_shrinks_meanwhile(restorer: Restorer, program: Start, pool: HugePa
     started.go()
     assert started.result(restored) == "ok\n"
     restored.wait_gone()
+
+
+def test_a_page_of_1_gib(roundtrip: Callable[..., Restored]) -> None:
+    roundtrip("hugetlb_gigantic")

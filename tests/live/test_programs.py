@@ -11,10 +11,19 @@ from restorer.probe import takes_ports_in_time_wait
 from tests.live.harness import CHECKPOINT_OPTIONS, HUGE_PAGES, PROGRAMS, Program, Restored, Restorer
 
 # `stopped` has to be woken; `verify` is for tests that damage the store; `clone_vm` and `vfork` are refused
-# (test_trees.py); the others have peers.
+# (test_trees.py); `hugetlb_gigantic` takes seconds (test_hugetlb.py); the others have peers.
 STEMS = sorted(
     {path.stem for path in PROGRAMS.glob("*.c")}
-    - {"clone_vm", "stopped", "tcp_connecting", "tcp_outside", "unix_outside", "verify", "vfork"}
+    - {
+        "clone_vm",
+        "hugetlb_gigantic",
+        "stopped",
+        "tcp_connecting",
+        "tcp_outside",
+        "unix_outside",
+        "verify",
+        "vfork",
+    }
 )
 # What they need of the machine, not of its processes alone.
 ALONE = {
