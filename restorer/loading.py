@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-from restorer.errors import Refused, RestorerError
+from restorer.errors import ProcessError, Refused, RestorerError
 from restorer.native import pidfd_open, pidfd_send_signal, share_memory
 from restorer.procfs import Process
 
@@ -19,6 +19,7 @@ __all__ = ["finish"]
 
 _LAUNCHER, _INIT, _PAGER = "restorer-launch", "restorer-init", "restorer-pager"
 _PATIENCE_S, _PATIENCE_STOPPED_S, _POLL_S = 300.0, 10.0, 0.002
+_TRIES = 1000
 # native/launcher/supervise.c: bring the rest now, whatever --fill said
 _FILL_SIGNAL = signal.SIGRTMIN + 1
 
@@ -56,14 +57,24 @@ def _is_stopped(pid: int) -> bool:
 
 def _launcher_of(pid: int) -> int | None:
     """The launcher that has brought `pid`, while a pager shares the memory of `pid` or of a descendant."""
-    try:
-        launcher = _ancestor(pid)
-        if launcher is None:
+    for _ in range(_TRIES):
+        try:
+            return _look(pid)
+        except ProcessError:
+            # Somebody has ended while it was looked at: that says nothing of the others.
+            if not os.path.exists(f"/proc/{pid}"):
+                return None
+        except RestorerError:
             return None
-        pagers = [other for other in _helpers(launcher) if other.comm() == _PAGER]
-        members = list(_descent(Process(pid))) if pagers else []
-    except RestorerError:
+    return None
+
+
+def _look(pid: int) -> int | None:
+    launcher = _ancestor(pid)
+    if launcher is None:
         return None
+    pagers = [other for other in _helpers(launcher) if other.comm() == _PAGER]
+    members = list(_descent(Process(pid))) if pagers else []
     loading = any(share_memory(one.pid, pager.pid) for one in members for pager in pagers)
     return launcher.pid if loading else None
 

@@ -52,7 +52,9 @@ _ARGS = (0, ArgKind.IMM, 0, 0, 1, ArgKind.IMM, 0, 0, *(0,) * 4 * (wire.ARGS - 2)
 
 
 def ops(blob: bytes) -> Iterator[tuple[str, int]]:
-    """The program and the offset of each op, but for those that undo."""
+    """The program and the offset of each op that may fail, but for those that undo. Stores cannot: they write
+    to the image's own memory; what they note for the undoing has been done by then.
+    """
     header = wire.read_header(blob)
     for index in range(header.programs_count):
         if index != header.undo_program:
@@ -60,7 +62,9 @@ def ops(blob: bytes) -> Iterator[tuple[str, int]]:
             start, count, name, _ = wire.PROGRAM.unpack_from(blob, record)
             end = blob.index(b"\0", name)
             for number in range(count):
-                yield f"op {number} of {blob[name:end].decode()}", start + number * wire.OP.size
+                at = start + number * wire.OP.size
+                if wire.OP.unpack_from(blob, at)[0] != wire.OpKind.STORE:
+                    yield f"op {number} of {blob[name:end].decode()}", at
 
 
 def put(store: Path, name: str, blob: bytes) -> None:
