@@ -398,14 +398,17 @@ static int bring_loose(struct pager *p, uint64_t *counter)
     return 0;
 }
 
-int batch_step(struct pager *p, uint64_t *counter)
+int batch_advance(struct pager *p, uint64_t *counter)
 {
     for (uint32_t age = 0; age < WR_BATCHES; age++)
         if (is_done(by_age(p, age))) {
             install_some(p, by_age(p, age), counter);
             return 1;
         }
-    if (open_next(p) || decode_populated(p, &p->decoder, 1))
-        return 1;
-    return bring_loose(p, counter);
+    return open_next(p);
+}
+
+int batch_step(struct pager *p, uint64_t *counter)
+{
+    return batch_advance(p, counter) || decode_populated(p, &p->decoder, 1) || bring_loose(p, counter);
 }

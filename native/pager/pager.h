@@ -180,7 +180,8 @@ struct pager {
     uint64_t traced_count;
     uint64_t used_count;
 
-    int crowded;    /* spaces have run short once: whatever the policy, all that is missing is brought */
+    int crowded; /* spaces have run short once: whatever the policy, all that is missing is brought */
+    uint32_t faults_in_a_row;
     uint32_t stuck; /* turns in which nothing could be done for want of spaces */
     int eager_done;
     int resumed;     /* ctl.go was seen set: from here on nobody writes through file-private views */
@@ -247,6 +248,9 @@ int cost_choose_move(const struct pager *p, int replacing);
 /* ---- batch.c ---- */
 
 void batch_init(struct pager *p);
+
+/* Installs a chunk that is decoded, or opens the next batch; 0 if neither can be done now. */
+int batch_advance(struct pager *p, uint64_t *counter);
 
 /* One step of the fill of the process's own space: 0 when nothing of it is left to do here. */
 int batch_step(struct pager *p, uint64_t *counter);

@@ -8,11 +8,12 @@ credentials of the process, no capability, and a filter of the few syscalls it n
 from __future__ import annotations
 
 import fcntl
+import os
 import resource
 import struct
 
 from restorer import wire
-from restorer.program import CTL, SLOT, Image, Program, Slot, exactly
+from restorer.program import ANY, CTL, SLOT, Image, Program, Slot, exactly
 from restorer.state import channel, credentials, seccomp, threads
 from restorer.state.userfault import Userfaults
 from restorer.syscalls import NR
@@ -25,6 +26,7 @@ _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 _DECODER_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000 | 0x100000 | 0x200000
 _ARGS_CHILD_TID, _ARGS_PARENT_TID = 16, 24
 _DECODER_STACK_BYTES, _TLS_BYTES = 65536, 4096
+_NICE = -10 & 0xFFFFFFFF
 _SCHED_ATTR, _SCHED_IDLE = struct.Struct("<II40x"), 5
 _CLOSE_ALL_ABOVE = 0xFFFFFFFF
 
@@ -139,6 +141,10 @@ def emit(state: credentials.Credentials, uffds: Userfaults, image: Image) -> Non
         # of the session, which is what the kernel shares CPUs out by (sched(7), "The autogroup feature"): in
         # one of its own the thread that works ahead would not give way to the program, SCHED_IDLE or not.
         program.syscall(NR.setpgid, 0, 0)
+        # Among the program's threads it must not wait for its turn: they may be many, and wait for it. One
+        # that is killed between reading of a fork and handing on the child's userfaultfd leaves the child with
+        # zeroes: the longer it waits there, the likelier. Without CAP_SYS_NICE it takes its turn.
+        program.syscall(NR.setpriority, os.PRIO_PROCESS, 0, _NICE, expect=ANY)
         credentials.emit_pager(state, image)
         _emit_decoder(image)
         _emit_filter(image)
