@@ -141,9 +141,9 @@ def emit(state: credentials.Credentials, uffds: Userfaults, image: Image) -> Non
         # of the session, which is what the kernel shares CPUs out by (sched(7), "The autogroup feature"): in
         # one of its own the thread that works ahead would not give way to the program, SCHED_IDLE or not.
         program.syscall(NR.setpgid, 0, 0)
-        # Among the program's threads it must not wait for its turn: they may be many, and wait for it. One
-        # that is killed between reading of a fork and handing on the child's userfaultfd leaves the child with
-        # zeroes: the longer it waits there, the likelier. Without CAP_SYS_NICE it takes its turn.
+        # Among the program's threads it must not wait for its turn: they may be many, and wait for it. If
+        # it is killed between reading of a fork and handing on the child's userfaultfd the child reads zeros:
+        # the longer it waits there, the likelier. Without CAP_SYS_NICE it takes its turn.
         program.syscall(NR.setpriority, os.PRIO_PROCESS, 0, _NICE, expect=ANY)
         credentials.emit_pager(state, image)
         _emit_decoder(image)
