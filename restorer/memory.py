@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from restorer import native
@@ -36,29 +37,18 @@ _Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class MemorySummary:
-    """What of a process's memory is stored. The ids and `map_check` are for the image's struct wr_process;
-    sizes in bytes: `raw_bytes` decoded, `stored_bytes` compressed, `new_bytes` of these new to the store.
-    """
-
-    image_id: int
-    map_id: int
-    map_check: int
-    records_count: int
-    pages: int
-    zero_pages: int
-    eager_pages: int
-    raw_bytes: int
-    stored_bytes: int
-    new_bytes: int
-    new_chunks: int
-    reused_chunks: int
-
-
-@dataclass(frozen=True)
 class Walked:
     """What `capture` saw beside the chunks it has handed on."""
 
+    zero_pages: int
+    eager_pages: int
+
+
+@dataclass(frozen=True)
+class MemorySummary(MapSummary):
+    """What of a process's memory is stored, in which image."""
+
+    image_id: int
     zero_pages: int
     eager_pages: int
 
@@ -72,20 +62,7 @@ class Sink(Protocol):
 
 def summarize(image_id: int, walked: Walked, stored: MapSummary) -> MemorySummary:
     """Of an address space whose page index is finished."""
-    return MemorySummary(
-        image_id=image_id,
-        map_id=stored.map_id,
-        map_check=stored.map_check,
-        records_count=stored.records_count,
-        pages=stored.pages,
-        zero_pages=walked.zero_pages,
-        eager_pages=walked.eager_pages,
-        raw_bytes=stored.raw_bytes,
-        stored_bytes=stored.stored_bytes,
-        new_bytes=stored.new_bytes,
-        new_chunks=stored.new_chunks,
-        reused_chunks=stored.reused_chunks,
-    )
+    return MemorySummary(image_id=image_id, **asdict(walked), **asdict(stored))
 
 
 def capture(

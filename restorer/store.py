@@ -32,7 +32,6 @@ from restorer.store_check import Damage, GcSummary, VerifyReport, collect, verif
 from restorer.store_format import (
     COUNTER,
     DATABASES,
-    FORMAT_VERSION,
     FORMATS,
     IMAGE_BYTES_MAX,
     KEY,
@@ -41,6 +40,7 @@ from restorer.store_format import (
     MAX_READERS,
     RECORDS_BYTES_MAX,
     REF,
+    VERSION_VALUE,
     Frame,
     check_name,
     frame_check,
@@ -160,7 +160,7 @@ def _fill_empty(folder: Path) -> None:
     ) as env:
         dbs = {name: env.open_db(name.encode()) for name in DATABASES}
         with env.begin(write=True) as txn:
-            txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=dbs["meta"])
+            txn.put(b"version", VERSION_VALUE, db=dbs["meta"])
             for counter in (b"next_id", b"next_seq"):
                 txn.put(counter, COUNTER.pack(1), db=dbs["meta"])
 

@@ -20,6 +20,7 @@ from restorer.errors import PrivilegeError, StoreDamaged, StoreError, StoreFull,
 from restorer.model import Place
 
 FORMAT_VERSION = 4
+VERSION_VALUE = FORMAT_VERSION.to_bytes(4, "little")
 # Format 3 is read as it is, and becomes 4 with the first image or working set that is added.
 FORMATS = (3, FORMAT_VERSION)
 DATABASES = ("refs", "images", "chunks", "hashes", "maps", "hot", "meta")

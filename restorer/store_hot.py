@@ -16,7 +16,7 @@ import zstandard
 from restorer import codec, wire
 from restorer.errors import StoreDamaged
 from restorer.record import dataclass
-from restorer.store_format import FORMAT_VERSION, KEY, frame_check, lmdb_errors, os_errors
+from restorer.store_format import KEY, VERSION_VALUE, frame_check, lmdb_errors, os_errors
 
 if TYPE_CHECKING:
     from restorer.model import Chunk
@@ -94,7 +94,7 @@ def optimize(store: Store, name: str, *, reset: bool = False) -> OptimizeSummary
                 else:
                     txn.put(KEY.pack(one.map_id), one.value, db=hot)
             meta = store.env.open_db(b"meta", txn=txn, create=False)
-            txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=meta)
+            txn.put(b"version", VERSION_VALUE, db=meta)
             txn.commit()
         # Only now: until then they are all there is. Folded in twice they change nothing.
         _unlink(store.path, dict.fromkeys(path for one in packed for path in one.recordings))

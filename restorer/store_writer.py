@@ -25,9 +25,9 @@ from restorer.record import dataclass
 from restorer.store_format import (
     COUNTER,
     DATABASES,
-    FORMAT_VERSION,
     KEY,
     REF,
+    VERSION_VALUE,
     Frame,
     chunk_hash,
     frame_check,
@@ -205,7 +205,7 @@ class ImageWriter:
             self._txn.put(self._key, REF.pack(self.image_id, frame_check(frame), 0), db=self._dbs["refs"])
             self._txn.put(b"next_id", COUNTER.pack(self.map_id), db=self._dbs["meta"])
             self._txn.put(b"next_seq", COUNTER.pack(self._pack.seq), db=self._dbs["meta"])
-            self._txn.put(b"version", FORMAT_VERSION.to_bytes(4, "little"), db=self._dbs["meta"])
+            self._txn.put(b"version", VERSION_VALUE, db=self._dbs["meta"])
             self._txn.commit()
 
     def _counter(self, name: bytes) -> int:

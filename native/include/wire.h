@@ -224,8 +224,7 @@ struct wr_header {
     uint32_t slots_count;     /* highest slot used + 1, at most WR_SLOTS */
     uint32_t manifest_offset; /* UTF-8 JSON, for Python and people; last in the blob */
     uint32_t manifest_bytes;
-    uint32_t
-        pids_offset; /* int32_t[]: every process ID that the restore will choose, leaders of sessions first */
+    uint32_t pids_offset; /* int32_t[]: every PID that the restore will choose, leaders of sessions first */
     uint32_t pids_count;
     uint32_t terminal_offset; /* struct wr_terminal, 0 without one */
     uint64_t monotonic_ns;    /* CLOCK_MONOTONIC at the checkpoint, as the program read it */
@@ -252,8 +251,9 @@ struct wr_port {
 
 /* ---------------------------------------------------------------- page index */
 
-/* One chunk of one address space. In the store (`maps`) `where` is the sequence number of the chunk's pack,
- * in which its frame begins at byte `offset`; the launcher replaces it by the frame's offset in data.mdb. Sorted by addr, no two records with one addr. */
+/* One chunk of one address space. In the store (`maps`) `where` is the sequence number of the chunk's pack, in which its
+ * frame begins at byte `offset`; the launcher replaces it by the frame's offset in data.mdb. Sorted by addr, no two records
+ * with one addr. */
 struct wr_record {
     uint64_t addr; /* of the 64 KiB window, aligned to WR_CHUNK_BYTES */
     uint64_t where;

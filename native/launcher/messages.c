@@ -64,9 +64,7 @@ static void on_eager_bad(const struct launch *launch, const struct member *membe
 {
     struct place place = chunk_place(launch, member, message->b);
     die("chunk %llu+%u of the store is damaged: %llu pages at 0x%llx must be there before the program runs, "
-        "so "
-        "it is "
-        "not restored; see 'restorer verify'",
+        "so it is not restored; see 'restorer verify'",
         (unsigned long long)place.pack, place.offset, (unsigned long long)message->c,
         (unsigned long long)message->a);
 }
@@ -75,8 +73,7 @@ static void on_shared_bad(const struct launch *launch, const struct wr_message *
 {
     struct place place = chunk_place(launch, tree_root(&launch->tree), message->b);
     die("chunk %llu+%u of the store is damaged: %llu pages of shared memory are lost, and the program has "
-        "been "
-        "killed; see 'restorer verify'",
+        "been killed; see 'restorer verify'",
         (unsigned long long)place.pack, place.offset, (unsigned long long)message->c);
 }
 

@@ -6,36 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lmdb_pages.h"
+
 /* The kernel cuts a call off where a device's readahead ends (force_page_cache_ra in mm/readahead.c): 128 KiB by default. */
 enum { ADVICE_BYTES = 128 << 10 };
 
 /* More of them than any tree of LMDB's has. */
 enum { DEPTH_MAX = 16 };
 
-enum { PAGE_BRANCH = 1, PAGE_LEAF = 2, NODE_DATABASE = 2, PAGE_KINDS = 0x0f };
+enum { NODE_DATABASE = 2 };
 
-/* Of LMDB 0.9's mdb.c, as docs/format.md has it. */
-struct page_header {
-    uint64_t number;
-    uint16_t pad, flags, lower, upper;
-};
-
+/* MDB_node. */
 struct node {
     uint16_t low, high, flags, key_bytes;
-};
-
-struct database_record {
-    uint32_t pad;
-    uint16_t flags, depth;
-    uint64_t branch_pages, leaf_pages, overflow_pages, entries, root;
-};
-
-struct meta {
-    struct page_header header;
-    uint32_t magic, version;
-    uint64_t address, map_bytes;
-    struct database_record free, main;
-    uint64_t last_page, txnid;
 };
 
 /* The pages of one level of a tree, and the lowest key that each may have. */
@@ -54,24 +37,24 @@ void prefetch_bytes(const struct store *store, uint64_t offset, uint64_t bytes)
 }
 
 /* NULL for what is no page of the tree. */
-static const struct page_header *page_at(const struct store *store, uint64_t number, uint16_t kind)
+static const struct lmdb_page *page_at(const struct store *store, uint64_t number, uint16_t kind)
 {
     if (number < 2 || number >= store->used_bytes / WR_PAGE_BYTES)
         return NULL;
-    const struct page_header *page = (const void *)(store->map + number * WR_PAGE_BYTES);
-    if (page->number != number || (page->flags & PAGE_KINDS) != kind || page->lower < sizeof(*page) ||
+    const struct lmdb_page *page = (const void *)(store->map + number * WR_PAGE_BYTES);
+    if (page->number != number || (page->flags & LMDB_KINDS) != kind || page->lower < sizeof(*page) ||
         page->lower > WR_PAGE_BYTES)
         return NULL;
     return page;
 }
 
-static size_t nodes_count(const struct page_header *page)
+static size_t nodes_count(const struct lmdb_page *page)
 {
     return (page->lower - sizeof(*page)) / sizeof(uint16_t);
 }
 
 /* NULL where the node, with `value_bytes` after its key, reaches beyond the page. */
-static const struct node *node_at(const struct page_header *page, size_t i, size_t value_bytes)
+static const struct node *node_at(const struct lmdb_page *page, size_t i, size_t value_bytes)
 {
     uint16_t offset = ((const uint16_t *)(page + 1))[i];
     const struct node *node = (const void *)((const uint8_t *)page + offset);
@@ -82,18 +65,17 @@ static const struct node *node_at(const struct page_header *page, size_t i, size
 }
 
 /* The page that the named databases are listed in; NULL where that is not a single one. */
-static const struct page_header *list_of_databases(const struct store *store)
+static const struct lmdb_page *list_of_databases(const struct store *store)
 {
     uint64_t txnid = mdb_txn_id(store->txn);
-    struct meta meta;
+    struct lmdb_meta meta;
     memcpy(&meta, store->map + (txnid & 1) * WR_PAGE_BYTES, sizeof(meta));
-    if (meta.txnid != txnid || meta.free.pad != WR_PAGE_BYTES)
+    if (meta.txnid != txnid || meta.trees[LMDB_FREE].pad != WR_PAGE_BYTES)
         return NULL;
-    return page_at(store, meta.main.root, PAGE_LEAF);
+    return page_at(store, meta.trees[LMDB_MAIN].root, LMDB_LEAF);
 }
 
-static bool database_at(const struct page_header *list, size_t i, const char *name,
-                        struct database_record *record)
+static bool database_at(const struct lmdb_page *list, size_t i, const char *name, struct lmdb_tree *record)
 {
     const struct node *node = node_at(list, i, sizeof(*record));
     if (node == NULL || node->flags != NODE_DATABASE)
@@ -113,8 +95,8 @@ static void prefetch_page(const struct store *store, uint64_t number)
 
 void prefetch_roots(const struct store *store)
 {
-    const struct page_header *list = list_of_databases(store);
-    struct database_record record;
+    const struct lmdb_page *list = list_of_databases(store);
+    struct lmdb_tree record;
     for (size_t i = 0; list != NULL && i < nodes_count(list); i++)
         if (database_at(list, i, NULL, &record))
             prefetch_page(store, record.root);
@@ -137,7 +119,7 @@ static bool level_make(struct level *level, size_t count)
 }
 
 /* The first key of a branch is left empty: it is its parent's. */
-static void add_children(const struct page_header *page, uint64_t first, struct level *below)
+static void add_children(const struct lmdb_page *page, uint64_t first, struct level *below)
 {
     for (size_t i = 0; i < nodes_count(page); i++) {
         const struct node *node = node_at(page, i, 0);
@@ -155,7 +137,7 @@ static bool descend(const struct store *store, const struct level *level, struct
 {
     size_t count = 0;
     for (size_t i = 0; i < level->count; i++) {
-        const struct page_header *page = page_at(store, level->pages[i], PAGE_BRANCH);
+        const struct lmdb_page *page = page_at(store, level->pages[i], LMDB_BRANCH);
         if (page == NULL)
             return false;
         count += nodes_count(page);
@@ -163,7 +145,7 @@ static bool descend(const struct store *store, const struct level *level, struct
     if (count > store->used_bytes / WR_PAGE_BYTES || !level_make(below, count))
         return false;
     for (size_t i = 0; i < level->count; i++)
-        add_children(page_at(store, level->pages[i], PAGE_BRANCH), level->first[i], below);
+        add_children(page_at(store, level->pages[i], LMDB_BRANCH), level->first[i], below);
     return below->count != 0;
 }
 
@@ -208,7 +190,7 @@ static bool keep_needed(struct level *level, const struct wr_record *records, ui
 }
 
 /* One level after the other: all of its pages are asked for before the first is looked at. */
-static void prefetch_tree(const struct store *store, const struct database_record *tree,
+static void prefetch_tree(const struct store *store, const struct lmdb_tree *tree,
                           const struct wr_record *records, uint32_t count)
 {
     struct level level, below = {.count = 0};
@@ -228,8 +210,8 @@ static void prefetch_tree(const struct store *store, const struct database_recor
 
 void prefetch_chunk_pages(const struct store *store, const struct wr_record *records, uint32_t count)
 {
-    const struct page_header *list = list_of_databases(store);
-    struct database_record record;
+    const struct lmdb_page *list = list_of_databases(store);
+    struct lmdb_tree record;
     for (size_t i = 0; list != NULL && i < nodes_count(list); i++)
         if (database_at(list, i, "chunks", &record))
             prefetch_tree(store, &record, records, count);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Where a chunk is decoded to. Pages that are moved out of staging cost a page fault and a cleared page
- * to replace, more than copying would: so MOVE serves the faults, from slots populated while there was time, and the
- * fill copies out of one buffer that stays in the cache. docs/decisions.md has the figures.
+ * Where a chunk is decoded to. Pages that are moved out of staging cost a page fault and a cleared page to replace: so only
+ * faults get them, from slots populated while there was time, and where a MOVE is the cheaper way (cost.c). All else is
+ * copied out of one buffer that stays in the cache. docs/decisions.md has the figures.
  */
 #include <errno.h>
 #include <stddef.h>

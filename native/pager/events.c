@@ -68,10 +68,7 @@ static void learn_wipes(struct pager *p, struct space *space)
 {
     struct wr_wipes *wipes = &p->ctl->wipes;
 
-    __atomic_store_n(&wipes->ready, 0, __ATOMIC_SEQ_CST);
-    pager_say(WR_MESSAGE_WIPES, 0, 0, 0, -1);
-    while (!__atomic_load_n(&wipes->ready, __ATOMIC_ACQUIRE))
-        pager_await(p, &wipes->ready, 0);
+    pager_ask(p, WR_MESSAGE_WIPES, &wipes->ready);
     if (wipes->count > WR_WIPES)
         pager_lost(WR_LOST_WIPES, -ENOSPC);
     for (uint32_t i = 0; i < wipes->count; i++) {
@@ -81,8 +78,6 @@ static void learn_wipes(struct pager *p, struct space *space)
     }
 }
 
-/* The launcher gets a copy of the child's userfaultfd: should we die, the child's missing pages must not turn into
- * zeroes before the launcher has killed it. */
 static void forked(struct pager *p, struct space *parent, int uffd)
 {
     struct space *child;
@@ -94,11 +89,8 @@ static void forked(struct pager *p, struct space *parent, int uffd)
     child = free_space(p);
     if (!child)
         pager_lost(WR_LOST_POOL, -EAGAIN);
-    child->uffd = uffd;
-    child->number = ++p->next_number;
+    pager_adopt(p, child, uffd);
     p->spaces_used++;
-    /* At once: until it is sent nobody but us holds it. */
-    pager_say(WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
     if (parent == &p->spaces[0]) {
         /* Should the launcher end before it answers, all that the child may lack is poisoned. */
         space_keep_all(parent);

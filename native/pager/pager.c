@@ -196,6 +196,22 @@ void pager_await(struct pager *p, uint32_t *word, uint32_t while_equal)
         fail_stop(p);
 }
 
+void pager_ask(struct pager *p, uint32_t kind, uint32_t *ready)
+{
+    __atomic_store_n(ready, 0, __ATOMIC_SEQ_CST);
+    pager_say(kind, 0, 0, 0, -1);
+    while (!__atomic_load_n(ready, __ATOMIC_ACQUIRE))
+        pager_await(p, ready, 0);
+}
+
+/* At once: until it is sent nobody but us holds it. */
+void pager_adopt(struct pager *p, struct space *child, int uffd)
+{
+    child->uffd = uffd;
+    child->number = ++p->next_number;
+    pager_say(WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
+}
+
 /* `where` of a record is written by the launcher while the loader runs, and longer where a working set comes first. */
 static void wait_for_index(struct pager *p)
 {

@@ -39,10 +39,7 @@ static const struct wr_calls *ask(struct pager *p)
 {
     struct wr_calls *calls = &p->ctl->calls;
 
-    __atomic_store_n(&calls->ready, 0, __ATOMIC_SEQ_CST);
-    pager_say(WR_MESSAGE_CALLS, 0, 0, 0, -1);
-    while (!__atomic_load_n(&calls->ready, __ATOMIC_ACQUIRE))
-        pager_await(p, &calls->ready, 0);
+    pager_ask(p, WR_MESSAGE_CALLS, &calls->ready);
     return calls;
 }
 
@@ -106,11 +103,9 @@ static void forked(struct pager *p, const struct space *parent, int uffd)
         child = shared->spaces[s].uffd < 0 ? &shared->spaces[s] : NULL;
     if (!child)
         pager_lost(WR_LOST_POOL, -EAGAIN);
-    child->uffd = uffd;
-    child->number = ++p->next_number;
+    pager_adopt(p, child, uffd);
     space_fork(child, parent);
     shared->spaces_used++;
-    pager_say(WR_MESSAGE_CHILD, child->number, 0, 0, uffd);
 }
 
 static void forget_faults(struct pager *p, const struct space *space, uint64_t start, uint64_t end)

@@ -20,11 +20,7 @@ static void check(const char *area, const char *readonly)
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
-    char *content = memory_map(PAGES, 0);
-    memory_fill(content, PAGES, 1);
-    int fd = open(test_path("file"), O_RDWR | O_CREAT | O_TRUNC, 0600);
-    MUST(fd >= 0 && write(fd, content, PAGES * PAGE) == (ssize_t)(PAGES * PAGE));
-    MUST(munmap(content, PAGES * PAGE) == 0);
+    int fd = memory_file("file", PAGES, 1);
     char *area = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     char *readonly = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     MUST(area != MAP_FAILED && readonly != MAP_FAILED && close(fd) == 0);

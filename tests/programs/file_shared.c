@@ -7,14 +7,11 @@
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
-    char *content = memory_map(PAGES, 0), back;
-    memory_fill(content, PAGES, 1);
-    int fd = open(test_path("file"), O_RDWR | O_CREAT | O_TRUNC, 0600);
-    MUST(fd >= 0 && write(fd, content, PAGES * PAGE) == (ssize_t)(PAGES * PAGE));
+    char back;
+    int fd = memory_file("file", PAGES, 1);
     char *shared = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 4 * PAGE);
     char *readonly = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED, fd, 0);
     MUST(shared != MAP_FAILED && readonly != MAP_FAILED && close(fd) == 0);
-    MUST(munmap(content, PAGES * PAGE) == 0);
     test_wait();
     EXPECT_EQ(memory_wrong_from(shared, 4, 8, 1), 0);
     EXPECT_EQ(memory_wrong(readonly, PAGES, 1), 0);

@@ -105,4 +105,15 @@ static inline int memory_flag(const void *addr, const char *flag)
     return strstr(memory_smaps(addr, "VmFlags"), wanted) != NULL;
 }
 
+/* A file of the test's folder with as many pages of memory_fill's, open for both. */
+static inline int memory_file(const char *name, size_t pages, uint64_t seed)
+{
+    char *content = memory_map(pages, 0);
+    memory_fill(content, pages, seed);
+    int fd = open(test_path(name), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    MUST(fd >= 0 && write(fd, content, pages * PAGE) == (ssize_t)(pages * PAGE));
+    MUST(munmap(content, pages * PAGE) == 0);
+    return fd;
+}
+
 #endif

@@ -104,7 +104,7 @@ def capture(
     with store.writer("demo", replace=True) as writer:
         walked = memory.capture(tracee, vmas, eager or [], writer)
         summary = memory.summarize(writer.image_id, walked, writer.finish_map())
-        writer.commit(seal(writer.image_id, [summary]))  # type: ignore[list-item]
+        writer.commit(seal(writer.image_id, [summary]))
     windows: Windows = {}
     for chunk in store.records(summary.map_id, summary.map_check):
         data = store.chunk(chunk)
