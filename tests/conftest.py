@@ -17,6 +17,7 @@ from typing import NoReturn
 import pytest
 
 from tests.live import harness
+from tests.live.commands import commands
 from tests.live.harness import CHECKPOINT_OPTIONS, HugePages, Program, Restored, Restorer
 
 LIVE = Path(__file__).parent / "live"
@@ -76,8 +77,10 @@ def _missing() -> str:
 
 @pytest.fixture(autouse=True)
 def requirements(request: pytest.FixtureRequest, alone: None) -> None:
-    if request.node.get_closest_marker("live") is not None and _missing():
-        _not_here(_missing())
+    if request.node.get_closest_marker("live") is not None:
+        if _missing():
+            _not_here(_missing())
+        commands()  # whatever a test starts comes after this process
 
 
 def _not_here(reason: str) -> NoReturn:

@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.live.commands import commands
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("RESTORER_BIN", ROOT / ".venv" / "bin"))
 PROGRAMS = ROOT / "tests" / "programs"
@@ -210,14 +212,14 @@ class Restored:
 
 
 class Restorer:
-    """The command line under test, with one store."""
+    """The command line under test, with one store. `installed`: each command by the installed script."""
 
-    def __init__(self, store: Path, binary: Path = BIN / "restorer") -> None:
+    def __init__(self, store: Path, *, installed: bool = "RESTORER_BIN" in os.environ) -> None:
         self.store = store
-        self.binary = binary
+        self.installed = installed
 
     def command(self, verb: str, *arguments: object, store: Path | None = None) -> list[str]:
-        return [str(self.binary), verb, *map(str, arguments), "--store", str(store or self.store)]
+        return [str(BIN / "restorer"), verb, *map(str, arguments), "--store", str(store or self.store)]
 
     def run(
         self,
@@ -228,14 +230,18 @@ class Restorer:
         prefix: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         """The finished command, whatever its exit code; no traceback in what it says."""
-        done = subprocess.run(
-            [*prefix, *self.command(verb, *arguments, store=store)],
-            timeout=timeout_s,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [*prefix, *self.command(verb, *arguments, store=store)]
+        if self.installed or prefix or verb == "restore":
+            done = subprocess.run(
+                command,
+                timeout=timeout_s,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        else:
+            done = commands().run(command[1:], timeout_s)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

@@ -27,7 +27,7 @@ def taken(
 ) -> Iterator[tuple[Recipe, Restorer]]:
     """A recipe whose program has been checkpointed and is gone, and who can restore it."""
     folder = tmp_path_factory.mktemp(request.param)
-    restorer = Restorer(folder / "store")
+    restorer = Restorer(folder / "store", installed=True)
     with images.load(request.param, folder) as recipe:
         recipe.start()
         recipe.wait_ready()
