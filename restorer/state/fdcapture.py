@@ -16,6 +16,7 @@ from restorer.state import (
     eventfds,
     files,
     inet,
+    inodeowners,
     locks,
     mqueues,
     owners,
@@ -220,7 +221,8 @@ class _Capture:
         for descriptor in _one_each([one for one in fds if not one.in_flight] or fds):
             try:
                 state = self._object(descriptor)
-                found = Description(descriptor.number, state, self._owner(descriptor))
+                inode_owner = None if isinstance(state, Stdio) else inodeowners.capture(descriptor)
+                found = Description(descriptor.number, state, self._owner(descriptor), inode_owner)
             except Refused as refusal:
                 refusals.append(refusal)
                 continue

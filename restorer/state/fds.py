@@ -19,6 +19,7 @@ from restorer.state import (
     epolls,
     files,
     inet,
+    inodeowners,
     inotify,
     locks,
     mqueues,
@@ -228,12 +229,20 @@ class _Emit:
         for index in sorted(range(len(self.table.descriptions)), key=self._is_connection):
             if index not in self.slots:
                 self.slots[index] = self._open(index)
+        self._own()
         ptys.emit_finish(self.table.ptys, self.image, self.opener)
         for index, opened in self.opened.items():
             pipes.finish(self.table.pipes[index], opened, self.opener)
         for index, queue in self.queues.items():
             mqueues.finish(self.table.mqueues[index], queue, self.image, self.opener)
         return self.slots, unix
+
+    def _own(self) -> None:
+        for index, one in enumerate(self.table.descriptions):
+            if one.inode_owner is not None:
+                about = about_fd(self.table, one.number, index)
+                with self.image.about(f"{about}: its owner", "restore as root"):
+                    inodeowners.emit(one.inode_owner, self.slots[index], self.image)
 
     def _unix_places(self) -> dict[int, Place]:
         places = {}

@@ -18,6 +18,7 @@ from restorer.state.contents import Content
 from restorer.state.epolls import Epoll
 from restorer.state.files import File
 from restorer.state.inet import InetSocket
+from restorer.state.inodeowners import InodeOwner
 from restorer.state.inotify import Inotify
 from restorer.state.locks import Lock
 from restorer.state.mqueues import Mqueue, MqueueEnd
@@ -61,6 +62,7 @@ class Description:
     number: int
     object: Object
     owner: Owner | None
+    inode_owner: InodeOwner | None = None
 
 
 @dataclass(frozen=True)
