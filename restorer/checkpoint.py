@@ -83,10 +83,9 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
     loading.finish(request.pid, link.check)
     # Who is to run on is not kept waiting for what is done with its memory.
     memory_held = held.Held(writer, _room() if request.leave_running else 0)
-    frozen = time.monotonic()
     with ExitStack() as freezing:
         firewall = freezing.enter_context(Firewall()) if request.tcp == "established" else None
-        tree = freezing.enter_context(seize_tree(request.pid))
+        tree = freezing.enter_context(seize_tree(request.pid, link.check))
         captured, walked = _describe(request, link, tree, memory_held, firewall)
         processes, threads = len(tree.tracees), tree.threads
         if request.leave_running:
@@ -110,7 +109,7 @@ def _store(request: Request, link: Link, writer: ImageWriter, began: float) -> R
         new_bytes=sum(one.new_bytes for one in summaries),
         new_chunks=sum(one.new_chunks for one in summaries),
         reused_chunks=sum(one.reused_chunks for one in summaries),
-        frozen_ms=round((thawed - frozen) * 1e3, 3),
+        frozen_ms=round((thawed - tree.since) * 1e3, 3),
         total_ms=round((time.monotonic() - began) * 1e3, 3),
     )
 

@@ -10,26 +10,29 @@ more, as they would not be a moment later.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import field
 
 from restorer.errors import ProcessError, Refused, RestorerError
 from restorer.procfs import Process
 from restorer.record import dataclass
-from restorer.tracee import Tracee, seize
+from restorer.tracee import Tracee, Unstoppable, seize
 
 __all__ = ["Frozen", "seize_tree"]
 
 _DEAD = "ZX"
 _PATIENCE_S = 5.0
+_STUCK_PATIENCE_S = 20.0
 
 
 @dataclass
 class Frozen:
     """The root first, every process after its parent; `zombies` are dead children that nobody has waited
-    for.
+    for. `since`: when the first was stopped, as of time.monotonic.
     """
+
+    since: float
 
     tracees: list[Tracee] = field(default_factory=list)
     zombies: list[int] = field(default_factory=list)
@@ -56,24 +59,37 @@ class Frozen:
 
 
 @contextmanager
-def seize_tree(pid: int) -> Iterator[Frozen]:
+def seize_tree(pid: int, check: Callable[[], None] = lambda: None) -> Iterator[Frozen]:
     """Stops process `pid` and all that descend from it; on leaving, lets them go with nothing changed.
 
-    Raises as `seize` does, with the whole tree running as before.
+    Raises as `seize` does, with the whole tree running as before. Who has a thread that waits uninterruptibly
+    is waited for, the tree running on, and `check`, which may raise, called meanwhile.
     """
-    frozen = Frozen()
-    dead: set[int] = set()
-    began = time.monotonic()
+    until = time.monotonic() + _STUCK_PATIENCE_S
     with ExitStack() as stack:
-        frozen.tracees.append(stack.enter_context(seize(pid)))
-        while _seize_children(frozen, dead, stack):
-            if time.monotonic() - began > _PATIENCE_S:
-                raise ProcessError(
-                    f"process {pid} has new children faster than they can be held ({_PATIENCE_S:g} s long)",
-                    "try again when it makes fewer",
-                )
-        frozen.zombies = sorted(child for child in _children(frozen) if child not in frozen.pids)
+        while True:
+            try:
+                frozen = _hold(pid, stack)
+                break
+            except Unstoppable as error:
+                stack.close()
+                if not error.wait(until, check):
+                    raise
         yield frozen
+
+
+def _hold(pid: int, stack: ExitStack) -> Frozen:
+    frozen = Frozen(time.monotonic())
+    dead: set[int] = set()
+    frozen.tracees.append(stack.enter_context(seize(pid)))
+    while _seize_children(frozen, dead, stack):
+        if time.monotonic() - frozen.since > _PATIENCE_S:
+            raise ProcessError(
+                f"process {pid} has new children faster than they can be held ({_PATIENCE_S:g} s long)",
+                "try again when it makes fewer",
+            )
+    frozen.zombies = sorted(child for child in _children(frozen) if child not in frozen.pids)
+    return frozen
 
 
 def _seize_children(frozen: Frozen, dead: set[int], stack: ExitStack) -> bool:

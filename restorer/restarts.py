@@ -24,7 +24,16 @@ import errno
 
 from restorer.model import Registers
 
-__all__ = ["MARKS", "RESTART_SYSCALL", "again", "cut_short", "interrupted", "original_call"]
+__all__ = [
+    "CUT_SHORT",
+    "MARKS",
+    "RESTART_SYSCALL",
+    "again",
+    "as_found",
+    "cut_short",
+    "interrupted",
+    "original_call",
+]
 
 ERESTARTSYS = 512
 ERESTARTNOINTR = 513
@@ -69,6 +78,10 @@ _FUTEX_WAIT, _FUTEX_WAIT_BITSET = 0, 9
 _FUTEX_OPTIONS = 128 | 256  # FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME
 
 
+CUT_SHORT = [sum(1 << nr % 64 for nr in _NEVER_RESTARTED if nr // 64 == word) for word in range(8)]
+"""The calls that `cut_short` knows, a bit each: tr_wait_stop's never_restarted."""
+
+
 def interrupted(regs: Registers) -> bool:
     """The thread is in a syscall that the kernel has marked to be made again."""
     return regs.syscall >= 0 and regs.result in MARKS
@@ -82,6 +95,11 @@ def cut_short(regs: Registers) -> bool:
 def again(regs: Registers, nr: int) -> Registers:
     """At the syscall instruction once more. Its two bytes are `syscall`'s or `int 0x80`'s."""
     return regs.but(rip=regs.rip - 2, rax=nr, orig_rax=-1)
+
+
+def as_found(regs: Registers) -> Registers:
+    """What they were before `again` was done about a call that was cut short."""
+    return regs.but(rip=regs.rip + 2, rax=-errno.EINTR, orig_rax=regs.rax)
 
 
 def with_handler(regs: Registers, nr: int, sa_restart: bool) -> Registers:

@@ -11,7 +11,7 @@ from restorer.errors import PrivilegeError, ProcessError, Refused, RestorerError
 from restorer.native import check, share_memory
 from restorer.procfs import PF_KTHREAD, Process
 
-__all__ = ["does_not_stop", "explain", "inspect", "refuse_dead_leader"]
+__all__ = ["Stuck", "does_not_stop", "explain", "inspect", "refuse_dead_leader"]
 
 _DEAD = "ZX"
 
@@ -76,9 +76,13 @@ def refuse_dead_leader(pid: int) -> None:
         raise _dead(pid, status.threads)
 
 
+class Stuck(ProcessError):
+    """A thread waits uninterruptibly in the kernel."""
+
+
 def does_not_stop(pid: int, tid: int) -> ProcessError:
     """The exception for a thread that takes no interrupt; names the child of vfork(2) that it waits for, or
-    the kernel function it waits in.
+    the kernel function it waits in, and is Stuck then.
     """
     try:
         for child in Process(pid).thread(tid).children():
@@ -91,7 +95,7 @@ def does_not_stop(pid: int, tid: int) -> ProcessError:
         where = Process(pid).thread(tid).text("wchan")
     except RestorerError:
         where = ""
-    return ProcessError(
+    return Stuck(
         f"process {pid} does not stop: its thread {tid} waits uninterruptibly in the kernel"
         + (f" ({where})" if where not in ("", "0") else ""),
         "try again later",

@@ -67,10 +67,11 @@ class Thread:
     when it is let go. `sigmask` is its signal mask (bit N-1 for signal N); inside ppoll, sigsuspend and the
     like, `blocked` is the temporary one, else the same. `status` is /proc/PID/task/TID/status as found.
     Seccomp is suspended in it, or `filters_hold` says why not.
+    `set_again`: tr_wait_stop has seen to what `settle` does.
     `disturbed`: a syscall has failed half-way, and the thread finds back only when it is let go.
     """
 
-    def __init__(self, tracee: Tracee, tid: int) -> None:
+    def __init__(self, tracee: Tracee, tid: int, set_again: bool = False) -> None:
         self._tracee = tracee
         self.tid = tid
         self.process = tracee.process.thread(tid)
@@ -81,8 +82,8 @@ class Thread:
         self._mask_replaced = False
         self.disturbed = False
         self.filters_hold = self._suspend_filters() if self.status.seccomp else ""
-        self.regs = self._read_regs()
-        self._in_place = self.regs
+        self._in_place = self._read_regs()
+        self.regs = restarts.as_found(self._in_place) if set_again else self._in_place
         self.settle()
         self.rseq = self._read_rseq()
         self._leave_rseq_section()

@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
-from restorer import targets
+from restorer import restarts, targets
 from restorer.collector import collecting
 from restorer.errors import ProcessError, RestorerError
 from restorer.guard import SignalGuard
@@ -28,9 +28,10 @@ from restorer.lifeline import FRAME_BYTES, Lifeline, Place
 from restorer.model import Vma
 from restorer.native import check, ffi, lib, new_error, pidfd_getfd, pidfd_open, pidfd_send_signal
 from restorer.procfs import Process, Status
+from restorer.targets import Stuck
 from restorer.thread import RobustList, Rseq, Thread, peek_signals
 
-__all__ = ["SCRATCH_BYTES", "RobustList", "Rseq", "Thread", "Tracee", "seize"]
+__all__ = ["SCRATCH_BYTES", "RobustList", "Rseq", "Thread", "Tracee", "Unstoppable", "seize"]
 
 SCRATCH_BYTES = 16384
 
@@ -53,7 +54,8 @@ def seize(pid: int) -> Iterator[Tracee]:
     be seized, or is traced by another; PrivilegeError; Refused for itself, its parents, and 32-bit programs.
     An interrupted syscall goes on without the program noticing, and a stopped process stays stopped. Signals
     sent meanwhile stay pending. SIGTERM and SIGHUP, where they would kill us, end the block as SystemExit.
-    A thread that waits uninterruptibly in the kernel makes it fail, and is let go by the kernel when we end.
+    A thread that waits uninterruptibly in the kernel makes it fail with Unstoppable, and is let go by that or
+    by the kernel when we end.
     """
     targets.inspect(pid)
     tracee = Tracee(pid)
@@ -62,9 +64,31 @@ def seize(pid: int) -> Iterator[Tracee]:
             tracee._freeze()
             guard.open()
             yield tracee
+        except Stuck as stuck:
+            guard.held = True
+            tracee._patience_s = 0
+            raise Unstoppable(tracee, stuck) from None
         finally:
             guard.held = True
             tracee._release()
+
+
+class Unstoppable(ProcessError):
+    """A process has a thread that waits uninterruptibly; all others have been let go."""
+
+    def __init__(self, tracee: Tracee, stuck: Stuck) -> None:
+        super().__init__(stuck.cause, stuck.hint)
+        self._tracee = tracee
+
+    def wait(self, until: float, check: Callable[[], None]) -> bool:
+        """Whether that thread has come back by `until`, as of time.monotonic, and been let go. `check` is
+        called now and then, and may raise.
+        """
+        while not self._tracee._let_go_of_rest():
+            check()
+            if time.monotonic() > until:
+                return False
+        return True
 
 
 class Tracee:
@@ -80,6 +104,9 @@ class Tracee:
         self.threads: list[Thread] = []
         self.stop_signal = 0
         self._held: list[int] = []
+        self._set_again: set[int] = set()
+        self._left: list[int] = []
+        self._patience_s = _STOP_TIMEOUT_S
         self._dead = False
         self._scratch = 0
         self._lifeline = Lifeline(self)
@@ -226,7 +253,10 @@ class Tracee:
             raise ProcessError(f"process {self.pid} has ended")
         self._held.sort(key=lambda tid: (tid != self.pid, tid))
         for tid in self._held:
-            self.threads.append(Thread(self, tid))
+            self.threads.append(self._thread(tid))
+
+    def _thread(self, tid: int) -> Thread:
+        return Thread(self, tid, tid in self._set_again)
 
     def _ask(self, tid: int) -> bool:
         err = new_error()
@@ -251,7 +281,7 @@ class Tracee:
 
     def _has_stopped(self, tid: int) -> bool:
         stop, err = ffi.new("struct tr_stop *"), new_error()
-        rc = lib.tr_wait_stop(tid, _TURN_MS, stop, err)
+        rc = lib.tr_wait_stop(tid, _TURN_MS, restarts.CUT_SHORT, stop, err)
         if rc < 0 and err.code == errno.ETIMEDOUT:
             # Asked again, since a thread that was on its way through execve(2) has been seen to run on
             # without ever taking the trap (Linux 6.18). One too many does no harm: detaching drops it.
@@ -265,6 +295,8 @@ class Tracee:
             self._held.remove(tid)
         elif stop.kind == lib.TR_GROUP_STOP:
             self.note_group_stop(stop.signal)
+        elif stop.again:
+            self._set_again.add(tid)
         return True
 
     def _release(self) -> None:
@@ -273,11 +305,20 @@ class Tracee:
                 _attempt(self._unmap_scratch)
                 for thread in self.threads:
                     _attempt(thread.settle)
+                known = {thread.tid for thread in self.threads}
+                for tid in self._held:
+                    if tid not in known:
+                        self._settle_unknown(tid)
                 self._detach_all()
         finally:
             self._held.clear()
-            while self._files:
-                os.close(self._files.pop())
+            self._close_files()
+
+    def _close_files(self) -> None:
+        for name in ("_memory_file", "pidfd"):
+            self.__dict__.pop(name, None)
+        while self._files:
+            os.close(self._files.pop())
 
     def _unmap_scratch(self) -> None:
         # One who is to find back by a frame in there needs it still.
@@ -287,21 +328,33 @@ class Tracee:
             self._scratch = 0
 
     def _detach_all(self) -> None:
-        left = [tid for tid in self._held if lib.tr_detach(tid, new_error()) < 0]
+        self._left = [tid for tid in self._held if lib.tr_detach(tid, new_error()) < 0]
         # Not stopped yet, because freezing failed half-way; or killed, and then ours to collect. In turns:
         # the end of the leader is told only after that of the others.
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while left and time.monotonic() < deadline:
-            left = [tid for tid in left if not self._detach_late(tid)]
+        deadline = time.monotonic() + self._patience_s
+        while self._left and time.monotonic() < deadline:
+            self._let_go_of_rest()
+
+    def _let_go_of_rest(self) -> bool:
+        """Whether nobody is left. Waits a moment for each."""
+        self._left = [tid for tid in self._left if not self._detach_late(tid)]
+        self._close_files()
+        return not self._left
 
     def _detach_late(self, tid: int) -> bool:
         stop, err = ffi.new("struct tr_stop *"), new_error()
-        if lib.tr_wait_stop(tid, _TURN_MS, stop, err) < 0:
+        if lib.tr_wait_stop(tid, _TURN_MS, restarts.CUT_SHORT, stop, err) < 0:
             lib.tr_interrupt(tid, new_error())
             return bool(err.code != errno.ETIMEDOUT)
         if stop.kind != lib.TR_GONE:
+            if not stop.again:
+                self._settle_unknown(tid)
             lib.tr_detach(tid, new_error())
         return True
+
+    def _settle_unknown(self, tid: int) -> None:
+        # A freeze that has failed leaves threads that have stopped, perhaps, and that nobody has looked at.
+        _attempt(lambda: self._thread(tid))
 
     def kill(self) -> None:
         """SIGKILL, and waits until the process is gone; its parent finds a zombie. Nothing works after."""

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ptrace.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include "tracer.h"
@@ -96,12 +97,61 @@ static void fill_stop(struct tr_stop *stop, int status)
     stop->signal = number == SIGTRAP ? 0 : number;
 }
 
-/* Waits for the stop that an earlier tr_interrupt asked for. */
-int tr_wait_stop(int32_t tid, uint32_t timeout_ms, struct tr_stop *stop, struct tr_error *err)
+static int is_cut_short(int32_t tid, const struct tr_regs *regs, const uint64_t *never_restarted)
+{
+    uint64_t nr = regs->orig_rax;
+    uint8_t insn[2] = {0};
+    struct iovec to = {insn, sizeof(insn)}, from = {(void *)(regs->rip - sizeof(insn)), sizeof(insn)};
+
+    if ((int64_t)regs->rax != -EINTR || nr >= 64 * TR_CALLS_WORDS ||
+        !(never_restarted[nr / 64] >> nr % 64 & 1))
+        return 0;
+    /* Through `int 0x80` the same numbers are other calls. */
+    return process_vm_readv(tid, &to, 1, &from, 1, 0) == sizeof(insn) && insn[0] == 0x0f && insn[1] == 0x05;
+}
+
+/* How many signals are pending, of two: -1 on error. */
+static int signals_pending(int32_t tid, struct tr_error *err)
+{
+    siginfo_t info;
+    int32_t own = 0, shared = 0;
+
+    if (tr_peek_signals(tid, 0, 0, &info, 1, &own, err) != 0 ||
+        tr_peek_signals(tid, 1, 0, &info, 1, &shared, err) != 0)
+        return -1;
+    return own + shared;
+}
+
+/* Some calls the kernel never makes again, but lets return EINTR (signal(7), "Interruption of system calls ... by stop
+ * signals"). The thread is set to make such a call again before anything else is asked: if we die later, it does not
+ * notice that we were there. A signal that is pending may be another reason for EINTR: thread.py looks into that. */
+static int make_again(int32_t tid, const uint64_t *never_restarted, struct tr_stop *stop,
+                      struct tr_error *err)
+{
+    struct tr_regs regs;
+    int pending;
+
+    if (tr_get_regs(tid, &regs, err) != 0)
+        return err->code == ENOEXEC ? 0 : -1;
+    if (!is_cut_short(tid, &regs, never_restarted) || (pending = signals_pending(tid, err)) > 0)
+        return 0;
+    regs.rip -= 2;
+    regs.rax = regs.orig_rax;
+    regs.orig_rax = (uint64_t)-1;
+    if (pending < 0 || tr_set_regs(tid, &regs, err) != 0)
+        return -1;
+    stop->again = 1;
+    return 0;
+}
+
+/* Waits for the stop that an earlier tr_interrupt asked for. `never_restarted` has TR_CALLS_WORDS. */
+int tr_wait_stop(int32_t tid, uint32_t timeout_ms, const uint64_t *never_restarted, struct tr_stop *stop,
+                 struct tr_error *err)
 {
     uint64_t deadline_ns = now_ns() + (uint64_t)timeout_ms * 1000000u;
 
     stop->signal = 0;
+    stop->again = 0;
     for (;;) {
         int status = 0;
         pid_t got = wait_until(tid, &status, deadline_ns);
@@ -115,7 +165,7 @@ int tr_wait_stop(int32_t tid, uint32_t timeout_ms, struct tr_stop *stop, struct 
         /* The latter: an injected syscall that failed half-way. */
         if (EVENT_OF(status) == PTRACE_EVENT_STOP || WSTOPSIG(status) == SYSCALL_STOP) {
             fill_stop(stop, status);
-            return 0;
+            return WSTOPSIG(status) == SIGTRAP ? make_again(tid, never_restarted, stop, err) : 0;
         }
         if (pass_on(tid, EVENT_OF(status) ? 0 : WSTOPSIG(status), err) != 0) {
             /* Killed between two stops: the next wait says so. */

@@ -28,7 +28,11 @@ enum tr_stop_kind {
 struct tr_stop {
     int32_t kind;   /* enum tr_stop_kind */
     int32_t signal; /* of a group-stop; else 0 */
+    int32_t again;  /* the stop alone has ended a call, which the thread is set to make again */
 };
+
+/* A bit for each syscall. */
+#define TR_CALLS_WORDS 8
 
 struct tr_rseq {
     uint64_t addr; /* 0: none registered */
@@ -49,7 +53,8 @@ int tr_fail(struct tr_error *err, const char *call, uint64_t object);
 /* stop.c */
 int tr_seize(int32_t tid, struct tr_error *err);
 int tr_interrupt(int32_t tid, struct tr_error *err);
-int tr_wait_stop(int32_t tid, uint32_t timeout_ms, struct tr_stop *stop, struct tr_error *err);
+int tr_wait_stop(int32_t tid, uint32_t timeout_ms, const uint64_t *never_restarted, struct tr_stop *stop,
+                 struct tr_error *err);
 int tr_detach(int32_t tid, struct tr_error *err);
 int tr_suspend_seccomp(int32_t tid, struct tr_error *err);
 int tr_reap(int32_t tid, uint32_t timeout_ms, struct tr_error *err);

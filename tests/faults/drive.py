@@ -5,7 +5,7 @@
 
 For each CALL: once undisturbed, to count the calls, then with the first of them going wrong, the second,
 and so on (every STRIDE-th). One JSON object a line: call, at, of, error ("" when an image was made), wrong
-(what is not as it was).
+(what is not as it was), spared (nothing was done, since the kernel would have had the target notice it).
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from restorer.store import open_store
 
 DEEDS = {"fail": 1, "kill-before": 2, "kill-after": 3, "signal": 4}
 _NR_PPOLL = "271"
+_NR_EPOLL_WAIT = "232"
 LET_GO_S = 5.0
 _library = ctypes.CDLL(None)
 
 
-def plan(call: str, at: int, deed: int = 0, value: int = 0) -> None:
-    """The worker's `at`-th call of it goes wrong; 0 for none."""
-    _library.fault_plan(call.encode(), ctypes.c_uint64(at), deed, value)
+def plan(call: str, at: int, deed: int = 0, value: int = 0, waiting: int = 0) -> None:
+    """The worker's `at`-th call of it goes wrong; 0 for none. `waiting`: who is in a call that is never
+    restarted.
+    """
+    _library.fault_plan(call.encode(), ctypes.c_uint64(at), deed, value, waiting)
 
 
 def seen() -> int:
@@ -83,6 +86,13 @@ def signal_masks(pid: int) -> dict[str, str]:
     return found
 
 
+def waiting_thread(pid: int) -> int:
+    """The thread that waits in epoll_wait(2), 0 if none does."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    found = [task.name for task in tasks if (task / "syscall").read_text().split()[0] == _NR_EPOLL_WAIT]
+    return int(found[0]) if found else 0
+
+
 def names(store: Path) -> list[str]:
     with open_store(store) as opened:
         return sorted(opened.refs())
@@ -107,17 +117,18 @@ def run(store: Path, pid: int, deed: str, value: int, call: str, stride: int) ->
     plan(call, 0)
     assert (error := attempt(store, pid)) == "", error
     forget(store)
-    total = seen()
+    total, waiting = seen(), waiting_thread(pid)
     for at in range(1, total + 1, stride):
-        plan(call, at, DEEDS[deed], value)
+        plan(call, at, DEEDS[deed], value, waiting)
         error = attempt(store, pid)
+        spared = bool(_library.fault_spared())
         plan("", 0)
         wrong = look(pid, masks)
         if (names(store) == ["attempt"]) != (error == ""):
             wrong = f"{wrong}; images {names(store)}"
         if error == "" or names(store):
             forget(store)
-        yield {"call": call, "at": at, "of": total, "error": error, "wrong": wrong}
+        yield {"call": call, "at": at, "of": total, "error": error, "wrong": wrong, "spared": spared}
         if wrong:
             return
 

@@ -26,6 +26,9 @@ static struct plan {
     uint64_t at, seen;
     int deed, value; /* errno to fail with, or the signal */
     pid_t planner;
+    pid_t waiting; /* a thread in a call that the kernel never makes again, or 0 */
+    enum { NOT_ASKED, CUT_SHORT, SET_AGAIN } state;
+    int spared; /* KILL_AFTER was due while it was CUT_SHORT */
 } * plan;
 
 __attribute__((constructor)) static void set_up(void)
@@ -36,13 +39,21 @@ __attribute__((constructor)) static void set_up(void)
     plan->planner = getpid();
 }
 
-void fault_plan(const char *call, uint64_t at, int deed, int value)
+void fault_plan(const char *call, uint64_t at, int deed, int value, pid_t waiting)
 {
     strncpy(plan->call, call, sizeof(plan->call) - 1);
     plan->at = at;
     plan->seen = 0;
     plan->deed = deed;
     plan->value = value;
+    plan->waiting = waiting;
+    plan->state = NOT_ASKED;
+    plan->spared = 0;
+}
+
+int fault_spared(void)
+{
+    return plan->spared;
 }
 
 uint64_t fault_seen(void)
@@ -152,10 +163,21 @@ WRAP_LAST(int, ioctl, void *, request, (int fd, unsigned long request, ...), fd,
 WRAP_LAST(int, fcntl, void *, command, (int fd, int command, ...), fd, command)
 WRAP_LAST(int, fcntl64, void *, command, (int fd, int command, ...), fd, command)
 
+/* PTRACE_INTERRUPT has ended a wait with EINTR, and that nobody can prevent: from then on until the thread is set to make
+ * its call again the death of its tracer is noticed (docs/decisions.md). That moment is spared, and no other. */
+static int is_spared(enum __ptrace_request request, pid_t pid)
+{
+    if (pid == plan->waiting && request == PTRACE_INTERRUPT && plan->state == NOT_ASKED)
+        plan->state = CUT_SHORT;
+    else if (pid == plan->waiting && request == PTRACE_SETREGSET)
+        plan->state = SET_AGAIN;
+    return plan->state == CUT_SHORT;
+}
+
 long ptrace(enum __ptrace_request request, ...)
 {
     static long (*real)(enum __ptrace_request, ...);
-    int due = is_due("ptrace");
+    int due = is_due("ptrace"), spared;
     long result;
     va_list arguments;
 
@@ -168,8 +190,11 @@ long ptrace(enum __ptrace_request request, ...)
     if (due && fails())
         return -1;
     result = real(request, pid, addr, data);
-    if (due && plan->deed == KILL_AFTER)
+    spared = is_spared(request, pid);
+    if (due && plan->deed == KILL_AFTER && !spared)
         end();
+    if (due && plan->deed == KILL_AFTER)
+        plan->spared = 1;
     return result;
 }
 
