@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints one process again and again, each time with one call of the worker gone wrong.
 
-    LD_PRELOAD=faults.so python -m tests.faults.drive STORE PID DEED VALUE CALL[:STRIDE]...
+    LD_PRELOAD=faults.so python -m tests.faults.drive STORE PID DEED VALUE CALL[:STRIDE[:FIRST]]...
 
 For each CALL: once undisturbed, to count the calls, then with the first of them going wrong, the second,
-and so on (every STRIDE-th). One JSON object a line: call, at, of, error ("" when an image was made), wrong
-(what is not as it was), spared (nothing was done, since the kernel would have had the target notice it).
+and so on (from the FIRST on every STRIDE-th). One JSON object a line: call, at, of, error ("" when an image
+was made), wrong (what is not as it was), spared (nothing was done, since the kernel would have had the target
+notice it).
 """
 
 from __future__ import annotations
@@ -112,13 +113,15 @@ def forget(store: Path) -> None:
         opened.remove("attempt")
 
 
-def run(store: Path, pid: int, deed: str, value: int, call: str, stride: int) -> Iterator[dict[str, object]]:
+def run(
+    store: Path, pid: int, deed: str, value: int, call: str, stride: int = 1, first: int = 1
+) -> Iterator[dict[str, object]]:
     masks = signal_masks(pid)
     plan(call, 0)
     assert (error := attempt(store, pid)) == "", error
     forget(store)
     total, waiting = seen(), waiting_thread(pid)
-    for at in range(1, total + 1, stride):
+    for at in range(first, total + 1, stride):
         plan(call, at, DEEDS[deed], value, waiting)
         error = attempt(store, pid)
         spared = bool(_library.fault_spared())
@@ -137,8 +140,8 @@ def main() -> None:
     store, pid, deed, value = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     os.environ.pop("LD_PRELOAD", None)
     for word in sys.argv[5:]:
-        call, _, stride = word.partition(":")
-        for result in run(store, pid, deed, value, call, int(stride or 1)):
+        call, *numbers = word.split(":")
+        for result in run(store, pid, deed, value, call, *map(int, numbers)):
             print(json.dumps(result), flush=True)
 
 

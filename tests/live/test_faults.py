@@ -2,7 +2,8 @@
 """Each step of a checkpoint goes wrong, one after the other: the target does not notice, and no image comes.
 
 A library (tests/faults) makes the n-th call of a function in the checkpoint's worker fail, or kills the
-worker there, or the command. Some n are tried; RESTORER_FAULTS=all tries each.
+worker there, or the command. Some n are tried; RESTORER_FAULTS=all tries each, RESTORER_FAULTS=3/40 the third
+of forty parts.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.harness import ROOT, Program, Restorer, is_running, status
+from tests.live.harness import ROOT, Program, Restorer, every_fault, is_running, status
 
-EVERY = os.environ.get("RESTORER_FAULTS") == "all"
 STORE = ("pwrite64", "pwrite", "pwritev64", "fdatasync", "fsync", "ftruncate64")
 # How many calls there are between the end of a wait and the order to begin it again.
 SPARED_MAX = 6
@@ -71,9 +71,10 @@ def drive(
     library: Path, store: Path, pid: int, deed: str, value: int, calls: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """What tests/faults/drive.py tells."""
-    chosen = [call.partition(":")[0] if EVERY else call for call in calls]
+    if every := every_fault():
+        calls = tuple("{}:{}:{}".format(call.partition(":")[0], *reversed(every)) for call in calls)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.drive", store, str(pid), deed, str(int(value)), *chosen],
+        [sys.executable, "-m", "tests.faults.drive", store, str(pid), deed, str(int(value)), *calls],
         env={**os.environ, "LD_PRELOAD": str(library)},
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
