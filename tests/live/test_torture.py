@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Program, Restored, Restorer, kill_all, sharers, wait_until
+from tests.live.harness import (
+    Program,
+    Restored,
+    Restorer,
+    descendants,
+    kill_all_but,
+    sharers,
+    wait_until,
+)
 
 LOADS = int(os.environ.get("RESTORER_TORTURE", "0"))
 SEEDS = range(1, 11) if LOADS else range(1, 4)
@@ -36,6 +44,7 @@ def order(started: Program, seed: int, steps: int) -> None:
 
 def torture(restorer: Restorer, started: Program, seed: int, fill: str, steps: int = STEPS) -> int:
     """One restore put to torture; how many pages it looked at."""
+    others = set(descendants(os.getpid()))
     started.reset()
     order(started, seed, steps)
     restored = restorer.restore("image", "--fill", fill)
@@ -51,18 +60,9 @@ def torture(restorer: Restorer, started: Program, seed: int, fill: str, steps: i
         restored.wait_loaded()
         assert not sharers(restored.pid)
     loads = int((started.workdir / "loads").read_text())
-    end(restored, launcher)
+    # Its PID is needed again, and is a session's until its children and all helpers have gone.
+    kill_all_but(others)
     return loads
-
-
-def end(restored: Restored, launcher: int) -> None:
-    """Twice: what the launcher has not reaped is ours only once it has gone, and its PID is needed again.
-    Until the pager has been reaped, too, a session has it.
-    """
-    pids = [restored.pid] if launcher == os.getpid() else [restored.pid, launcher]
-    pids += sharers(restored.pid)
-    kill_all(pids)
-    kill_all(pids)
 
 
 def leaves_nothing(restored: Restored, launcher: int, held: set[str]) -> None:
