@@ -13,6 +13,7 @@ from typing import Protocol
 
 from restorer.errors import ProcessError, Refused
 from restorer.record import dataclass
+from restorer.state import othernames
 
 KEPT_FLAGS = ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_ASYNC)
 KCMP_FILE = 0
@@ -94,6 +95,7 @@ def read(pid: int, number: int) -> Descriptor:
     for line in lines:
         key, _, value = line.partition(":")
         info.setdefault(key.strip(), value.strip())
+    link = othernames.find(link, status) or link
     return Descriptor(pid, number, link, int(info["flags"], 8), int(info["pos"]), status, info, lines)
 
 

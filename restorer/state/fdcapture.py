@@ -113,7 +113,6 @@ class _Capture:
         self.outside.ptys.capture_outer()
         self._raise()
         homes = [home for home, _ in described]
-        self._check_chroot(homes, [description for _, description in described])
         indices = {(fd.pid, fd.number): index for index, fds in enumerate(holders) for fd in fds}
         passing = self._passing(holders)
         flying = {index: number for index, number in passing.items() if homes[index].in_flight}
@@ -369,14 +368,6 @@ class _Capture:
         if descriptor.flags & os.O_PATH or self.outside.is_stdio(descriptor):
             return None
         return owners.capture(self.tracees, self.flight.sources[descriptor.pid], descriptor)
-
-    def _check_chroot(self, homes: Sequence[Descriptor], descriptions: Sequence[Description]) -> None:
-        for home, one in zip(homes, descriptions, strict=True):
-            chrooted = not home.in_flight and self.tracees[home.pid].process.root() != "/"
-            if chrooted and isinstance(one.object, UnixSocket) and one.object.file:
-                raise Refused(
-                    "a unix socket bound to a path inside a chroot cannot be checkpointed", "close it first"
-                )
 
 
 def _one_each(fds: Sequence[Descriptor]) -> Iterator[Descriptor]:

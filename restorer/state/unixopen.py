@@ -18,6 +18,7 @@ from restorer.record import dataclass
 from restorer.state import sockopts, unixnames, unixqueues
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.state.sockopts import SO_PEEK_OFF, SOL_SOCKET
+from restorer.state.unixnames import Start
 from restorer.state.unixsockets import UnixSocket, describe
 from restorer.syscalls import NR
 
@@ -40,6 +41,11 @@ class Place:
         """For messages."""
         return f"fd {self.number}: {describe(self.state)}"
 
+    @property
+    def root(self) -> str:
+        """Where its name starts from if it is absolute."""
+        return self.state.file.root if self.state.file else "/"
+
 
 class UnixSockets:
     """Those of a tree, by index of their description."""
@@ -51,6 +57,7 @@ class UnixSockets:
         self.slots: dict[int, Slot] = {}
         # The other ends of connections whose peer has gone.
         self._ends: dict[int, Slot] = {}
+        self._home: unixnames.Home | None = None
         self._index = {place.state.inode: index for index, place in places.items()}
 
     @property
@@ -60,6 +67,8 @@ class UnixSockets:
 
     def open(self) -> dict[int, Slot]:
         """A slot for each; queues and datagram connections follow in `finish`."""
+        if any(place.root != "/" for place in self.places.values()):
+            self._home = unixnames.emit_home(self.opener)
         for index, place in self.places.items():
             if place.state.state != "pair":
                 self._open_alone(index, place)
@@ -81,6 +90,10 @@ class UnixSockets:
         if state.state == "listening":
             self.image.shared.syscall(NR.listen, self.slots[index], _BACKLOG)
 
+    def start(self, place: Place) -> Start:
+        """Where its name is found."""
+        return Start(place.cwd, place.root, self._home if place.root != "/" else None)
+
     def _socket(self, state: UnixSocket) -> Slot:
         return self.opener.open(NR.socket, socket.AF_UNIX, state.type | socket.SOCK_CLOEXEC, 0)
 
@@ -94,7 +107,7 @@ class UnixSockets:
             shown = unixnames.shown(name)
             hint = f"stop whoever listens on {shown}, and take away what is there"
             with self.image.about(place.about, hint):
-                unixnames.emit_bind(name, place.state.file, place.cwd, self.slots[index], self.opener)
+                unixnames.emit_bind(name, place.state.file, self.start(place), self.slots[index], self.opener)
 
     def _open_pair(self, index: int, place: Place) -> None:
         peer = self._index.get(place.state.peer)
@@ -122,7 +135,7 @@ class UnixSockets:
             accepted = self._accepted_alone(name, place, client)
         else:
             slot, at = listener
-            with unixnames.folder(at.state.address, at.cwd, self.opener):
+            with unixnames.folder(at.state.address, self.start(at), self.opener):
                 unixnames.emit_address(NR.connect, client, at.state.address, self.image, self.image.shared)
             accepted = self.opener.open(NR.accept4, slot, 0, 0, socket.SOCK_CLOEXEC)
         return (accepted, client) if server else (client, accepted)
@@ -138,7 +151,7 @@ class UnixSockets:
         """By a listening socket of that name which is there for this only."""
         image, program = self.image, self.image.shared
         listener = self._socket(place.state)
-        with unixnames.folder(name, place.cwd, self.opener):
+        with unixnames.folder(name, Start(place.cwd), self.opener):
             unixnames.emit_address(NR.bind, listener, name, image, program)
             program.syscall(NR.listen, listener, 1)
             unixnames.emit_address(NR.connect, client, name, image, program)
@@ -155,7 +168,7 @@ class UnixSockets:
             place = self.places[index]
             listener = self.places[self._index[place.state.peer]]
             name = listener.state.address
-            with self.image.about(place.about), unixnames.folder(name, listener.cwd, self.opener):
+            with self.image.about(place.about), unixnames.folder(name, self.start(listener), self.opener):
                 unixnames.emit_address(NR.connect, self.slots[index], name, self.image, self.image.shared)
 
     def finish(self, program: Program, files: Callable[[int], Slot]) -> None:
@@ -169,8 +182,10 @@ class UnixSockets:
                 self._finish(index, place, sender)
         for place in self.places.values():
             with self.image.about(place.about):
-                unixnames.emit_gone(place.state.file, place.cwd, sender.opener)
+                unixnames.emit_gone(place.state.file, self.start(place), sender.opener)
         sender.close()
+        if self._home is not None:
+            sender.opener.close(self._home.top)
 
     def _finish(self, index: int, place: Place, sender: _Sender) -> None:
         state, fd, program = place.state, self.slots[index], sender.program
@@ -182,9 +197,9 @@ class UnixSockets:
             program.syscall(NR.shutdown, fd, state.shutdown - 1)
         if state.state == "connected":
             peer = self._index.get(state.peer)
-            cwd = place.cwd if peer is None else self.places[peer].cwd
+            start = Start(place.cwd) if peer is None else self.start(self.places[peer])
             name = state.remote if peer is None else self.places[peer].state.address
-            with unixnames.folder(name, cwd, sender.opener):
+            with unixnames.folder(name, start, sender.opener):
                 unixnames.emit_address(NR.connect, fd, name, self.image, program)
         for option in filter(_is_late, state.options):
             sockopts.emit_one(option, fd, self.image, program)
@@ -233,7 +248,7 @@ class _Sender:
                 continue
             sender = self.sockets.named(message.sender) or self._without_name()
             place = self.sockets.places[index]
-            with unixnames.folder(state.address, place.cwd, self.opener):
+            with unixnames.folder(state.address, self.sockets.start(place), self.opener):
                 self.send(sender, message, unixnames.pack(state.address))
 
     def send(self, sender: Slot, message: unixqueues.Message, target: bytes = b"") -> None:

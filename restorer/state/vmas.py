@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from restorer import wire
 from restorer.errors import Refused, RestorerError
@@ -13,7 +14,7 @@ from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
 from restorer.record import dataclass
-from restorer.state import contents, filepages, guards, hugetlb, mapped_files, mempolicies
+from restorer.state import contents, filepages, guards, hugetlb, mapped_files, mempolicies, othernames
 from restorer.state.contents import NO_CONTENTS, Content, Contents
 from restorer.state.filepages import Run
 from restorer.state.hugetlb import Huge
@@ -179,6 +180,8 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
         return Mapping(vma, None, written, None, huge)
     if vma.path.endswith(" (deleted)") and _is_program(tracee, vma):
         return Mapping(vma, mapped_files.capture_deleted(vma.path, f"{tracee.process.folder}/exe"), written)
+    if contents.kind_of(vma.path) == contents.UNLINKED:
+        vma = replace(vma, path=othernames.find(vma.path, _stat_mapped(tracee, vma)) or vma.path)
     if contents.kind_of(vma.path):
         found = contents.capture(vma.path, f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
         if found.kind == contents.SHARED and vma.offset + vma.length > found.mapped_bytes:

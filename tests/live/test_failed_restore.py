@@ -41,6 +41,7 @@ PROGRAMS = {
     "threads": "",
     "tree": "",
     "tree_tables": "",
+    "unix_chroot": "",
     "unix_renamed": "",
     "unix_sockets": "",
     "unlinked": "",
