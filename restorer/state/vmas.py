@@ -181,7 +181,7 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
     if vma.path.endswith(" (deleted)") and _is_program(tracee, vma):
         return Mapping(vma, mapped_files.capture_deleted(vma.path, f"{tracee.process.folder}/exe"), written)
     if contents.kind_of(vma.path) == contents.UNLINKED:
-        vma = replace(vma, path=othernames.find(vma.path, _stat_mapped(tracee, vma)) or vma.path)
+        vma = replace(vma, path=_kept_name(tracee, vma) or vma.path)
     if contents.kind_of(vma.path):
         found = contents.capture(vma.path, f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
         if found.kind == contents.SHARED and vma.offset + vma.length > found.mapped_bytes:
@@ -220,6 +220,13 @@ def _is_program(tracee: Tracee, vma: Vma) -> bool:
         return os.path.samestat(_stat_mapped(tracee, vma), tracee.process.stat_of("exe"))
     except RestorerError:
         return False
+
+
+def _kept_name(tracee: Tracee, vma: Vma) -> str | None:
+    try:
+        return othernames.find(vma.path, _stat_mapped(tracee, vma))
+    except Refused:
+        return None
 
 
 def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:

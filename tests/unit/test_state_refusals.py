@@ -123,7 +123,7 @@ FDS = {
         r"fd \d+: pidfd of process \d+, which is not of the tree; close it first",
     ),
     "deleted": (
-        "f = open('gone', 'w'); os.link('gone', 'kept'); os.unlink('gone')",
+        "f = open('gone', 'w'); os.mkdir('other'); os.link('gone', 'other/kept'); os.unlink('gone')",
         r"fd \d+: .*/gone has been deleted",
     ),
     "folder deleted": (
