@@ -59,6 +59,7 @@ from restorer.state import (
     seccomp,
     security,
     sharers,
+    shmfiles,
     sigactions,
     sysvmsg,
     sysvsem,
@@ -174,8 +175,9 @@ def capture_tree(frozen: Frozen, choices: Choices = choices.NONE) -> TreeState:
     shared = tables.capture(frozen.tracees)
     family = inheritance.arrange(births.capture(frozen.pids, frozen.zombies), shared)
     # Its mappings first: later ones of ours would be among them.
-    memories = [vmas.capture(tracee) for tracee in frozen.tracees]
-    opened = fdcapture.capture(frozen.tracees, choices, shared)
+    brought = shmfiles.find(frozen.tracees)
+    memories = [vmas.capture(tracee, brought) for tracee in frozen.tracees]
+    opened = fdcapture.capture(frozen.tracees, choices, shared, brought)
     processes = [
         _capture_process(tracee, memory, table)
         for tracee, memory, table in zip(frozen.tracees, memories, opened, strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files without a name whose bytes travel in the image: unlinked ones, memfds, shared anonymous memory.
+"""Files whose bytes travel in the image: unlinked ones, memfds, shared anonymous memory, shared memory files.
 
 Each is mapped shared, as a whole, at an address that is free in the image (its *window*), where the pager
 puts its pages: before the program resumes, or lazily where lazyshared.py finds that this is safe.
@@ -21,12 +21,13 @@ from restorer.errors import Refused
 from restorer.model import HUGE_ANONYMOUS
 from restorer.program import CTL, STAGE, Image, Segment, Slot, ok_or
 from restorer.record import dataclass
-from restorer.state import hugetlb, sysvshm, unnamed
+from restorer.state import hugetlb, shmfiles, sysvshm, unnamed
 from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
 from restorer.wire import CHUNK_BYTES, PAGE_BYTES, SegmentFlag
 
 UNLINKED, MEMFD, SHARED, SYSV = "unlinked file", "memfd", "shared memory", "System V shared memory"
+NAMED = "shared memory file"
 
 _MAP_FIXED_NOREPLACE = 0x100000
 _MAP_NORESERVE = 0x4000
@@ -115,12 +116,23 @@ def kind_of(link: str) -> str:
     return UNLINKED if link.endswith(" (deleted)") else ""
 
 
-def capture(link: str, source: str) -> Content:
+def capture_named(path: str, source: str) -> Content:
+    """Describes a shared memory file (shmfiles.py). Raises Refused where `path` leads to another one."""
+    try:
+        same = os.path.samestat(os.lstat(path), os.stat(source))
+    except OSError:
+        same = False
+    if not same:
+        raise Refused(f"mapped file {path} was replaced or hidden while the process ran", "restart it first")
+    return capture(path, source, NAMED)
+
+
+def capture(link: str, source: str, kind: str = "") -> Content:
     """Describes the file at `source`, a link of /proc that leads to it. Raises Refused.
 
     An unlinked file that still has a name elsewhere is refused: it would not be the same file any more.
     """
-    kind, name = kind_of(link), link.removesuffix(" (deleted)")
+    kind, name = kind or kind_of(link), link.removesuffix(" (deleted)")
     try:
         if not stat.S_ISREG(os.stat(source).st_mode):
             raise Refused(f"{name} has been deleted, and is no regular file")
@@ -146,7 +158,7 @@ def capture(link: str, source: str) -> Content:
             times_ns=(status.st_atime_ns, status.st_mtime_ns),
             seals=fcntl.fcntl(fd, _F_GET_SEALS) if kind == MEMFD else 0,
             extents=tuple(_extents(fd, status.st_size)),
-            xattrs=_xattrs(fd) if kind == UNLINKED else (),
+            xattrs=_xattrs(fd) if kind in (UNLINKED, NAMED) else (),
             place=unnamed.find_place(name, fd) if kind == UNLINKED else None,
             segment=sysvshm.capture(status.st_ino, huge_bytes) if kind == SYSV else None,
             huge_bytes=huge_bytes,
@@ -366,7 +378,9 @@ def _emit_borrow(state: Contents, image: Image) -> None:
 
 def _emit_file(content: Content, image: Image, opener: Opener) -> Slot:
     program = image.shared
-    if content.place is None:
+    if content.kind == NAMED:
+        fd = shmfiles.emit(content.name, image, opener)
+    elif content.place is None:
         flags = _MFD_CLOEXEC_ALLOW_SEALING
         if content.huge_bytes:
             flags |= hugetlb.with_size(hugetlb.MFD_HUGETLB, content.huge_bytes)
@@ -378,7 +392,7 @@ def _emit_file(content: Content, image: Image, opener: Opener) -> Slot:
     program.syscall(NR.ftruncate, fd, content.size_bytes)
     for name, value in content.xattrs:
         program.syscall(NR.fsetxattr, fd, image.string(name), image.data(value), len(value), 0)
-    if content.kind == UNLINKED and len(content.extents) <= _EXTENTS_MAX:
+    if content.kind in (UNLINKED, NAMED) and len(content.extents) <= _EXTENTS_MAX:
         # A full disk is found here, and not by a store into the mapping, which would be a SIGBUS.
         for start, end in content.extents:
             program.syscall(NR.fallocate, fd, 0, start, end - start, expect=ok_or(errno.EOPNOTSUPP))

@@ -23,6 +23,7 @@ from restorer.state import (
     pidfds,
     pipes,
     procfiles,
+    shmfiles,
     sockets,
     stdio,
     tables,
@@ -49,17 +50,20 @@ from restorer.tracee import Tracee
 
 
 def capture(
-    tracees: Sequence[Tracee], chosen: Choices = choices.NONE, shared: Tables | None = None
+    tracees: Sequence[Tracee],
+    chosen: Choices = choices.NONE,
+    shared: Tables | None = None,
+    brought: frozenset[shmfiles.Id] = frozenset(),
 ) -> list[Fds]:
     """Reads all fds of a tree, one table for each process; nothing in the targets changes. Raises Refused
     naming every fd that cannot be restored. `chosen` says what becomes of connections that lead outside,
-    `shared` which processes have one table.
+    `shared` which processes have one table, `brought` which files with a name travel in the image.
     """
     shared = shared or tables.apart(len(tracees))
     each = [tracee for index, tracee in enumerate(tracees) if shared.files[index] == index]
     found = [descriptors.read(tracee.pid, number) for tracee in each for number in tracee.process.fds()]
     with InFlight({tracee.pid: tracee for tracee in tracees}, found) as flight:
-        return _Capture(tracees, found, flight, chosen, shared).tables()
+        return _Capture(tracees, found, flight, chosen, shared, brought).tables()
 
 
 def reset_connections(tracees: Sequence[Tracee], found: Sequence[Fds]) -> None:
@@ -88,9 +92,11 @@ class _Capture:
         flight: InFlight,
         chosen: Choices,
         shared: Tables,
+        brought: frozenset[shmfiles.Id],
     ) -> None:
         self.tracees = {tracee.pid: tracee for tracee in tracees}
         self.shared = shared
+        self.brought = brought
         self.first_free = max((one.number + 1 for one in found), default=0)
         self.found = found = [*found, *flight.descriptors]
         self.flight = flight
@@ -293,6 +299,8 @@ class _Capture:
             return self.mqueues.capture(descriptor)
         self.outside.refuse_shared(descriptor, descriptor.link)
         file = files.capture(descriptor)
+        if (descriptor.stat.st_dev, descriptor.stat.st_ino) in self.brought:
+            file = replace(file, size_bytes=None, mtime=None)
         if descriptor.in_flight and file.content is not None:
             # It is read with the memory, as long as the tree is held.
             next(iter(self.tracees.values())).keep(self.flight.release(descriptor.number))

@@ -14,7 +14,16 @@ from restorer.model import HUGE_ANONYMOUS, Vma
 from restorer.pagemap import has_private_pages
 from restorer.program import CTL, SLOT, Image, Segment
 from restorer.record import dataclass
-from restorer.state import contents, filepages, guards, hugetlb, mapped_files, mempolicies, othernames
+from restorer.state import (
+    contents,
+    filepages,
+    guards,
+    hugetlb,
+    mapped_files,
+    mempolicies,
+    othernames,
+    shmfiles,
+)
 from restorer.state.contents import NO_CONTENTS, Content, Contents
 from restorer.state.filepages import Run
 from restorer.state.hugetlb import Huge
@@ -123,8 +132,10 @@ class Vmas:
     policies: tuple[tuple[int, int, Policy], ...] = ()
 
 
-def capture(tracee: Tracee) -> Vmas:
-    """Describes the mappings. Raises Refused that names every one which cannot be restored."""
+def capture(tracee: Tracee, brought: frozenset[shmfiles.Id] = frozenset()) -> Vmas:
+    """Describes the mappings; `brought` are the files with a name whose bytes travel in the image. Raises
+    Refused that names every one which cannot be restored.
+    """
     mappings: list[Mapping] = []
     problems: list[str] = []
     hint = ""
@@ -132,7 +143,7 @@ def capture(tracee: Tracee) -> Vmas:
         if vma.name in ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"):
             continue
         try:
-            mappings.append(_capture_one(tracee, vma))
+            mappings.append(_capture_one(tracee, vma, brought))
         except RestorerError as error:
             problems.append(error.cause)
             hint = hint or error.hint
@@ -159,7 +170,7 @@ def _lock_future(tracee: Tracee) -> int:
     return _MCL_FUTURE | _MCL_ONFAULT if "lf" in flags else _MCL_FUTURE
 
 
-def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
+def _capture_one(tracee: Tracee, vma: Vma, brought: frozenset[shmfiles.Id]) -> Mapping:
     if vma.path == _IO_URING:
         raise Refused("io_uring cannot be checkpointed", IO_URING_HINT)
     if vma.path == _AIO:
@@ -182,8 +193,11 @@ def _capture_one(tracee: Tracee, vma: Vma) -> Mapping:
         return Mapping(vma, mapped_files.capture_deleted(vma.path, f"{tracee.process.folder}/exe"), written)
     if contents.kind_of(vma.path) == contents.UNLINKED:
         vma = replace(vma, path=_kept_name(tracee, vma) or vma.path)
+    if (os.makedev(*vma.dev), vma.inode) in brought:
+        shm = contents.capture_named(vma.path, shmfiles.source_of(tracee.pid, vma))
+        return Mapping(vma, None, written, shm)
     if contents.kind_of(vma.path):
-        found = contents.capture(vma.path, f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
+        found = contents.capture(vma.path, shmfiles.source_of(tracee.pid, vma))
         if found.kind == contents.SHARED and vma.offset + vma.length > found.mapped_bytes:
             raise Refused(f"memory at {vma} was grown beyond the shared memory that it shows")
         whole = vma.shared and not vma.offset and vma.length == found.mapped_bytes
@@ -224,14 +238,14 @@ def _is_program(tracee: Tracee, vma: Vma) -> bool:
 
 def _kept_name(tracee: Tracee, vma: Vma) -> str | None:
     try:
-        return othernames.find(vma.path, _stat_mapped(tracee, vma))
-    except Refused:
+        return othernames.find(vma.path, os.stat(shmfiles.source_of(tracee.pid, vma)))
+    except OSError:
         return None
 
 
 def _stat_mapped(tracee: Tracee, vma: Vma) -> os.stat_result:
     try:
-        return os.stat(f"/proc/{tracee.pid}/map_files/{vma.start:x}-{vma.end:x}")
+        return os.stat(shmfiles.source_of(tracee.pid, vma))
     except OSError as error:
         raise Refused(f"mapped file {vma.path}: {error.strerror}", "run as root") from None
 

@@ -387,7 +387,7 @@ def script(folder: Path, lines: str) -> Program:
 
 def ipc_objects(folder: Path) -> list[tuple[str, int]]:
     """The System V objects, ("shm", 5), of a program that has listed them in `folder`/ipc; POSIX queues,
-    ("mq", 5), have their number in their name.
+    ("mq", 5), and shared memory, ("file", 5), have their number in their name.
     """
     listed = folder / "ipc"
     lines = listed.read_text().splitlines() if listed.exists() else []
@@ -396,6 +396,10 @@ def ipc_objects(folder: Path) -> list[tuple[str, int]]:
 
 def mqueue_name(number: int) -> bytes:
     return b"/restorer-test-%d" % number
+
+
+def shm_file(number: int) -> Path:
+    return Path(f"/dev/shm/restorer-test-{number}")
 
 
 def ipc_exists(kind: str, number: int) -> bool:
@@ -413,6 +417,8 @@ def remove_ipc(folder: Path) -> None:
     for kind, number in ipc_objects(folder):
         if kind == "mq":
             _libc.mq_unlink(mqueue_name(number))
+        elif kind == "file":
+            shm_file(number).unlink(missing_ok=True)
         elif ipc_exists(kind, number):
             option = {"shm": "-m", "sem": "-s", "msg": "-q"}[kind]
             subprocess.run(["ipcrm", option, str(number)], check=False, capture_output=True)

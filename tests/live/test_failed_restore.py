@@ -35,6 +35,7 @@ PROGRAMS = {
     "hugetlb": "hugetlb",
     "packet": "links",
     "pty": "",
+    "shm_files": "",
     "sysvipc": "sysv",
     "sysvshm": "sysv",
     "tcp_inside": "firewall",
