@@ -63,6 +63,7 @@ _ARGUMENTS: dict[int, tuple[int, tuple[int, ...]]] = {
     NR.lseek: (3, ()),
     NR.madvise: (3, ()),
     NR.memfd_create: (2, (0,)),
+    NR.mkdirat: (3, (1,)),
     NR.mlock2: (3, ()),
     NR.mlockall: (1, ()),
     NR.mprotect: (3, ()),

@@ -105,6 +105,15 @@ def _candidates(pid: int, name: bytes) -> Iterator[tuple[str, str]]:
         yield seen_from(pid, name), "/"
 
 
+def check_folder(descriptor: Descriptor, name: bytes) -> None:
+    """Raises Refused for a name that leads nowhere from the working directory, which has been deleted."""
+    if is_relative(name) and not os.stat(f"/proc/{descriptor.pid}/cwd").st_nlink:
+        raise descriptor.refused(
+            f"unix socket {shown(name)} has a name from the working directory, which has been deleted",
+            "close it first",
+        )
+
+
 def file_of(descriptor: Descriptor, sock: socket.socket, name: bytes, info: UnixInfo) -> SocketFile | None:
     """The file of a bound name, None for an abstract one; `sock` is a duplicate of the socket. Raises Refused
     when it cannot be made again.

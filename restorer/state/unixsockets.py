@@ -72,6 +72,8 @@ def capture(
     """
     info = around.info(descriptor)
     local, remote = unixqueues.name_of(sock.getsockname()), _peer_name(sock)
+    for name in (local, remote):
+        unixnames.check_folder(descriptor, name)
     link = around.link(descriptor, sock, local, remote)
     if link.state == "external" and queue:
         raise descriptor.refused(

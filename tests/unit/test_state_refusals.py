@@ -126,6 +126,11 @@ FDS = {
         "f = open('gone', 'w'); os.mkdir('other'); os.link('gone', 'other/kept'); os.unlink('gone')",
         r"fd \d+: .*/gone has been deleted",
     ),
+    "name from a deleted folder": (
+        "os.mkdir('d'); os.chdir('d')\n"
+        "f = socket.socket(socket.AF_UNIX); f.bind('s'); os.unlink('s'); os.rmdir('../d')",
+        r"fd \d+: unix socket s has a name from the working directory, which has been deleted",
+    ),
     "folder deleted": (
         "os.mkfifo('gone'); f = os.open('gone', os.O_PATH); os.unlink('gone')",
         r"fd \d+: .*/gone has been deleted",
@@ -537,10 +542,15 @@ def test_core_scheduling_cookie(start: Start, monkeypatch: pytest.MonkeyPatch) -
     assert "has a core scheduling cookie" in text
 
 
-def test_deleted_working_directory(start: Start) -> None:
-    child = start("os.mkdir('d'); os.chdir('d'); os.rmdir('../d')")
+@pytest.mark.skipif(not _IS_ROOT, reason="mount needs root")
+def test_working_directory_of_a_lost_file_system(start: Start) -> None:
+    child = start(
+        "os.mkdir('m'); assert os.system('mount -t tmpfs none m') == 0; os.mkdir('m/d'); os.chdir('m/d')\n"
+        "os.rmdir('../d'); assert os.system('umount -l ../../m') == 0"
+    )
     assert re.search(
-        r"working directory .*/d has been deleted", refusal(child, lambda tracee: cwd.capture(tracee.process))
+        r"working directory .*/d has been deleted, and so has all of its file system",
+        refusal(child, lambda tracee: cwd.capture(tracee.process)),
     )
 
 
