@@ -25,14 +25,14 @@ from contextlib import ExitStack, contextmanager
 from restorer import firewall
 from restorer.errors import PrivilegeError
 from restorer.firewall import Firewall, Flow
-from restorer.program import Image, Slot, exactly
+from restorer.program import ANY, Data, Image, Slot, exactly
 from restorer.record import dataclass
 from restorer.state import sockdiag, sockopts, tcpsegment
 from restorer.state.descriptors import Descriptor
 from restorer.state.sockopts import SO_PEEK_OFF, SO_REUSEADDR, SOL_SOCKET, Option
 from restorer.syscalls import NR
 
-ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 4, 5, 8, 9, 11
+ESTABLISHED, FIN_WAIT1, FIN_WAIT2, _CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 4, 5, 7, 8, 9, 11
 _NAMES = {2: "SYN_SENT", 3: "SYN_RECV", 6: "TIME_WAIT", 12: "NEW_SYN_RECV", 13: "BOUND_INACTIVE"}
 _WE_ENDED = (FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING)
 _PEER_ENDED = (CLOSE_WAIT, LAST_ACK, CLOSING)
@@ -48,6 +48,7 @@ _SIOCOUTQNSD = 0x894B
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_BUF_LOCK = 32, 33, 72
 _BOTH_LOCKED = 3
 _PIECE_BYTES = 32768
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _SEGMENT_BYTES = 1 << 16
 _WAIT_MS = 5000
 _POLLFD = struct.Struct("<ihh")
@@ -299,7 +300,9 @@ def emit(connection: Connection, flags: int, fd: Slot, names: tuple[bytes, bytes
         _set(image, fd, _TCP, _TIMESTAMP, struct.pack("<I", connection.timestamp))
     for queue, content in ((_RECV_QUEUE, connection.received), (_SEND_QUEUE, connection.sent)):
         _set(image, fd, _TCP, _REPAIR_QUEUE, struct.pack("<i", queue))
-        _send(content, fd, image, in_main=False)
+        for piece in _pieces(content):
+            size, data = len(piece), image.data(piece)
+            program.syscall(NR.sendto, fd, data, size, _SEND_FLAGS, 0, 0, expect=exactly(size))
     if _ends_early(connection):
         program.syscall(NR.shutdown, fd, socket.SHUT_WR)
     _set(image, fd, _TCP, _REPAIR_WINDOW, struct.pack("=5I", *connection.window))
@@ -326,13 +329,38 @@ def _pack_options(connection: Connection) -> bytes:
     return b"".join(struct.pack("=II", *one) for one in found)
 
 
-def _send(content: bytes, fd: Slot | int, image: Image, *, in_main: bool) -> None:
-    program = image.main if in_main else image.shared
+def _pieces(content: bytes) -> Iterator[bytes]:
     for at in range(0, len(content), _PIECE_BYTES):
-        piece = content[at : at + _PIECE_BYTES]
-        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-        data, size = image.data(piece), len(piece)
-        program.syscall(NR.sendto, fd, data, size, flags, 0, 0, expect=exactly(size))
+        yield content[at : at + _PIECE_BYTES]
+
+
+class _Talking:
+    """A connection that talks again, in the restored process.
+
+    A peer that has forgotten it answers with a reset, at once or while we go on. It is for the program to
+    find that out, and a call of ours would take the error away from it (sock_error).
+    """
+
+    def __init__(self, number: int, image: Image) -> None:
+        self._number, self._image = number, image
+        self._result, self._state = image.slot(), image.slot()
+        self._info, self._length = image.reserve(8), image.data(struct.pack("<i", 1), align=4)
+
+    def call(self, nr: int, *args: Data | int, wanted: int = 0) -> None:
+        """A call on the socket unless there has been a reset; it gives `wanted`, or there is one now."""
+        program = self._image.main
+        with self._unless_reset():
+            program.syscall(nr, self._number, *args, result=self._result, expect=ANY)
+            with program.unless_eq(self._result, wanted), self._unless_reset():
+                program.check_eq(self._result, wanted)
+
+    @contextmanager
+    def _unless_reset(self) -> Iterator[None]:
+        program = self._image.main
+        program.syscall(NR.getsockopt, self._number, _TCP, _INFO, self._info, self._length)
+        program.load(self._info, 1, result=self._state)
+        with program.unless_eq(self._state, _CLOSE):
+            yield
 
 
 def _set(
@@ -361,17 +389,18 @@ def emit_unblock(table: str, image: Image) -> None:
 
 def emit_resume(connection: Connection, flow: Flow, number: int, image: Image) -> None:
     """In the restored process, where the socket is `number`, once nothing is blocked: it talks again."""
-    program = image.main
     # Out of repair the kernel probes, which has the peer acknowledge what it got.
     _set(image, number, _TCP, _REPAIR, struct.pack("<i", _OFF), in_main=True)
     _set(image, number, SOL_SOCKET, SO_REUSEADDR, struct.pack("<i", connection.reuse), in_main=True)
-    _send(connection.unsent, number, image, in_main=True)
+    talking = _Talking(number, image)
+    for piece in _pieces(connection.unsent):
+        talking.call(NR.sendto, image.data(piece), len(piece), _SEND_FLAGS, 0, 0, wanted=len(piece))
     if connection.state in (FIN_WAIT1, CLOSING) and connection.fin_unsent:
-        program.syscall(NR.shutdown, number, socket.SHUT_WR)
+        talking.call(NR.shutdown, socket.SHUT_WR)
     if connection.peer_ended:
         _emit_fin(connection, flow, number, image)
     if connection.state == LAST_ACK:
-        program.syscall(NR.shutdown, number, socket.SHUT_WR)
+        talking.call(NR.shutdown, socket.SHUT_WR)
     send, receive, locked = connection.buffers
     # socket(7): the kernel doubles what it is given.
     for option, size in ((_SO_SNDBUFFORCE, send), (_SO_RCVBUFFORCE, receive)):
@@ -394,4 +423,5 @@ def _emit_fin(connection: Connection, flow: Flow, number: int, image: Image) -> 
     program.syscall(NR.close, raw)
     waiting = image.data(_POLLFD.pack(number, select.POLLRDHUP, 0))
     program.syscall(NR.poll, waiting, 1, _WAIT_MS, expect=exactly(1))
-    program.check_eq(program.load(waiting + 6, 2), select.POLLRDHUP)
+    # With others where there has been a reset; none is a higher bit.
+    program.check_ge(program.load(waiting + 6, 2), select.POLLRDHUP)

@@ -7,6 +7,7 @@ The firewall is that of the machine: these tests cannot run beside each other.
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -172,6 +173,20 @@ def test_after_a_failed_restore(restorer: Restorer, started: Started) -> None:
     restored = restorer.restore("image")
     started.program.go()
     started.peer.talk()
+    assert started.program.result(restored) == "ok\n"
+    restored.wait_gone()
+
+
+def test_whose_peer_has_forgotten_them(restorer: Restorer, started: Started) -> None:
+    """Whatever was to be sent to it, or on its way from it: the program is told, and nobody else minds."""
+    restorer.checkpoint(started.program.pid, "image", "--tcp", "established")
+    assert started.program.reap() == -9
+    for end in started.peer.ends.values():
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.close()
+    (started.folder / "forgotten").touch()
+    restored = restorer.restore("image")
+    started.program.go()
     assert started.program.result(restored) == "ok\n"
     restored.wait_gone()
 
