@@ -96,6 +96,7 @@ int main(int argc, char **argv)
     /* While memory is missing a child's pager, which has its address space too, ends a moment after it. */
     while (shmctl(gone, IPC_STAT, &status) == 0)
         usleep(1000);
-    EXPECT_EQ(errno, EINVAL);
+    /* EIDRM where somebody else's segment has its place by now (ipc_checkid in ipc/util.h). */
+    EXPECT(errno == EINVAL || errno == EIDRM);
     return test_done();
 }
