@@ -189,4 +189,5 @@ class PagerFd(IntEnum):
     PIDFD = 3
     SHARED = 4
     WINDOW = 5
-    FDS = 6
+    KEEPER = 6
+    FDS = 7

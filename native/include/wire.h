@@ -518,7 +518,9 @@ enum wr_pager_fd {
     WR_PAGER_PIDFD = 3,
     WR_PAGER_SHARED = 4, /* the userfaultfd of shared memory, where the process has any */
     WR_PAGER_WINDOW = 5, /* the one of its windows */
-    WR_PAGER_FDS = 6,    /* everything from here on is closed; fork events bring more */
+    WR_PAGER_KEEPER =
+        6,            /* a pidfd of the keeper, which shares these fds; images of before 2026-11 have none */
+    WR_PAGER_FDS = 7, /* everything from here on is closed; fork events bring more */
 };
 
 enum wr_message_kind {

@@ -30,7 +30,7 @@ static void take_fd(struct msghdr *header, int *fd)
     }
 }
 
-enum channel_state channel_receive(int channel, struct wr_message *message, int *fd)
+enum channel_state channel_peek(int channel, struct wr_message *message, int *fd)
 {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
     struct iovec io = {message, sizeof(*message)};
@@ -41,7 +41,7 @@ enum channel_state channel_receive(int channel, struct wr_message *message, int 
         .msg_controllen = sizeof(control),
     };
     *fd = -1;
-    ssize_t n = recvmsg(channel, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    ssize_t n = recvmsg(channel, &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? CHANNEL_EMPTY : CHANNEL_CLOSED;
     take_fd(&header, fd);
@@ -50,4 +50,10 @@ enum channel_state channel_receive(int channel, struct wr_message *message, int 
     if ((size_t)n < sizeof(*message))
         memset((char *)message + n, 0, sizeof(*message) - (size_t)n);
     return CHANNEL_MESSAGE;
+}
+
+void channel_drop(int channel)
+{
+    struct wr_message message;
+    recv(channel, &message, sizeof(message), MSG_DONTWAIT);
 }

@@ -15,7 +15,11 @@ enum channel_state {
 /* The child's end gets an fd at or above `fd_base`. */
 void channel_open(int *ours, int *childs, int fd_base);
 
-/* Never blocks. `*fd` is the fd that came along, or -1. */
-enum channel_state channel_receive(int channel, struct wr_message *message, int *fd);
+/* Never blocks. `*fd` is the fd that came along, or -1. The message stays in the queue, and with it another holder of that
+ * fd, until channel_drop: should we be killed before the guard has been given it, the guard has the queue. */
+enum channel_state channel_peek(int channel, struct wr_message *message, int *fd);
+
+/* The message that was peeked at. */
+void channel_drop(int channel);
 
 #endif

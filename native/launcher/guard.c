@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,9 +20,10 @@
 
 enum { LINK_FD = 0, ROUNDS_MAX = 100 };
 
-enum kind { HOLD = 1, DROP, TARGET, DISMISS };
+enum kind { HOLD = 1, DROP, TARGET, INIT, QUEUE, DISMISS };
 
-/* What the launcher says. HOLD and TARGET come with an fd: a userfaultfd, a pidfd. */
+/* What the launcher says. With an fd come HOLD, a userfaultfd; TARGET and INIT, a pidfd; QUEUE, the launcher's end of a
+ * channel, for the userfaultfds of messages that it has not read. */
 struct word {
     enum kind kind;
     uint32_t member;
@@ -37,34 +39,66 @@ struct kept {
 static struct kept *kept;
 static size_t kept_count, kept_room;
 
-/* Those that were stopped. Killed are these, not whoever is found below the target later: the pager, which misses the
- * launcher at the same moment, may have killed the target by then, and its children have another parent. */
-struct stopped {
+/* The targets and those below them, in the order in which they were found. Killed are these, not whoever is found below a
+ * target later: when it has ended its children have another parent. */
+struct family {
     size_t count;
     struct lineage one[LINEAGE_MAX];
 };
 
-static bool is_noted(const struct stopped *stopped, const struct lineage *one)
+/* All processes at one moment. */
+struct listing {
+    size_t count;
+    struct lineage one[LINEAGE_MAX];
+};
+
+static bool has(const struct family *family, pid_t pid)
 {
-    for (size_t i = 0; i < stopped->count; i++)
-        if (stopped->one[i].pid == one->pid)
+    for (size_t i = 0; i < family->count; i++)
+        if (family->one[i].pid == pid)
             return true;
     return false;
 }
 
-/* Stopped first, so that none forks while the list is made. */
-static void stop_below(struct lineage *all, pid_t root, struct stopped *stopped)
+static void stop(const struct lineage *one, struct family *family)
 {
-    size_t count = lineage_list(all, root);
-    for (size_t i = 0; i < count && stopped->count < LINEAGE_MAX; i++) {
-        if (!all[i].below || is_noted(stopped, &all[i]))
+    int fd = family->count < LINEAGE_MAX ? lineage_pidfd(one) : -1;
+    if (fd < 0)
+        return;
+    syscall(SYS_pidfd_send_signal, fd, SIGSTOP, NULL, 0);
+    close(fd);
+    family->one[family->count++] = *one;
+}
+
+static void stop_targets(struct family *family)
+{
+    for (size_t i = 0; i < kept_count; i++) {
+        struct lineage target = {.pid = (pid_t)kept[i].word.number};
+        if (kept[i].word.kind == TARGET && proc_stat(target.pid, &target.stat))
+            stop(&target, family);
+    }
+}
+
+/* One more generation; false when there was none. */
+static bool stop_children(const struct listing *all, struct family *family)
+{
+    size_t before = family->count;
+    for (size_t i = 0; i < all->count; i++)
+        if (has(family, all->one[i].stat.parent) && !has(family, all->one[i].pid))
+            stop(&all->one[i], family);
+    return family->count != before;
+}
+
+/* Stopped first, so that none forks while the list is made; the last one has nobody new. */
+static void stop_family(struct listing *all, struct family *family)
+{
+    size_t before = SIZE_MAX;
+    stop_targets(family);
+    for (int round = 0; family->count != before && round < ROUNDS_MAX; round++) {
+        before = family->count;
+        all->count = lineage_list(all->one, 0);
+        while (stop_children(all, family))
             continue;
-        int fd = lineage_pidfd(&all[i]);
-        if (fd < 0)
-            continue;
-        syscall(SYS_pidfd_send_signal, fd, SIGSTOP, NULL, 0);
-        close(fd);
-        stopped->one[stopped->count++] = all[i];
     }
 }
 
@@ -74,43 +108,84 @@ static void end(int pidfd)
     syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
     while (poll(&gone, 1, -1) < 0 && errno == EINTR)
         continue;
+    close(pidfd);
 }
 
-static void stop_targets(void)
+static bool end_one(const struct lineage *one)
+{
+    int fd = lineage_pidfd(one);
+    if (fd >= 0)
+        end(fd);
+    return fd >= 0;
+}
+
+static bool is_kin(const struct family *family, const struct proc_stat *stat)
+{
+    for (size_t i = 0; i < family->count; i++)
+        if (family->one[i].stat.group == stat->group && family->one[i].stat.session == stat->session)
+            return true;
+    return false;
+}
+
+/* A thread that was in the middle of a fork stops only when it is through: its child comes up after the lists were made, and
+ * once its parent has been killed nothing leads to it. It is none of those that were there, has the group and session of
+ * its parent, and lacks memory, which whoever has taken it over does not. */
+static bool is_latecomer(const struct listing *all, const struct family *family, const struct lineage *one)
+{
+    for (size_t i = 0; i < all->count; i++)
+        if (all->one[i].pid == one->pid && all->one[i].stat.start_ticks == one->stat.start_ticks)
+            return false;
+    return is_kin(family, &one->stat) && proc_is_watched(one->pid) && !proc_is_watched(one->stat.parent);
+}
+
+static bool end_latecomers(const struct listing *all, const struct family *family, struct listing *now)
+{
+    bool any = false;
+    now->count = lineage_list(now->one, 0);
+    for (size_t i = 0; i < now->count; i++)
+        if (is_latecomer(all, family, &now->one[i]))
+            any |= end_one(&now->one[i]);
+    return any;
+}
+
+static void end_family(void)
+{
+    struct listing *all = calloc(1, sizeof(*all)), *now = calloc(1, sizeof(*now));
+    struct family *family = calloc(1, sizeof(*family));
+    if (all == NULL || now == NULL || family == NULL)
+        return;
+    stop_family(all, family);
+    for (size_t i = 0; i < family->count; i++)
+        end_one(&family->one[i]);
+    for (int round = 0; round < ROUNDS_MAX && end_latecomers(all, family, now); round++)
+        continue;
+}
+
+static void end_targets(void)
 {
     for (size_t i = 0; i < kept_count; i++)
         if (kept[i].word.kind == TARGET)
-            syscall(SYS_pidfd_send_signal, kept[i].fd, SIGSTOP, NULL, 0);
+            end(kept[i].fd);
 }
 
-static void stop_below_targets(struct lineage *all, struct stopped *stopped)
+/* The init of a namespace is a zombie only when all in it have ended (zap_pid_ns_processes, kernel/pid_namespace.c). */
+static bool end_namespace(void)
 {
     for (size_t i = 0; i < kept_count; i++)
-        if (kept[i].word.kind == TARGET)
-            stop_below(all, (pid_t)kept[i].word.number, stopped);
+        if (kept[i].word.kind == INIT) {
+            end(kept[i].fd);
+            return true;
+        }
+    return false;
 }
 
 /* The program and what has come from it; the userfaultfds are closed by our own end, after theirs. */
 static void end_program(void)
 {
-    struct lineage *all = calloc(LINEAGE_MAX, sizeof(*all));
-    struct stopped *stopped = calloc(1, sizeof(*stopped));
-    size_t before = SIZE_MAX;
-    stop_targets();
-    for (int round = 0; all && stopped && stopped->count != before && round < ROUNDS_MAX; round++) {
-        before = stopped->count;
-        stop_below_targets(all, stopped);
-        for (size_t i = 0; i < before && round > 0; i++)
-            stop_below(all, stopped->one[i].pid, stopped);
-    }
-    for (size_t i = 0; stopped != NULL && i < stopped->count; i++) {
-        int fd = lineage_pidfd(&stopped->one[i]);
-        if (fd >= 0)
-            end(fd);
-    }
-    for (size_t i = 0; i < kept_count; i++)
-        if (kept[i].word.kind == TARGET)
-            end(kept[i].fd);
+    if (end_namespace())
+        return;
+    end_family();
+    end_targets();
 }
 
 static bool keep(const struct word *word, int fd)
@@ -198,27 +273,63 @@ static void tell(const struct tree *tree, const struct word *word, int fd)
     sendmsg(tree->guard_link, &header, MSG_NOSIGNAL);
 }
 
+/* PIDs of the namespace mean nothing to the guard, which is outside: its init stands for them all. */
+static void tell_init(const struct tree *tree)
+{
+    const struct word word = {INIT, 0, (uint64_t)tree->init};
+    int fd = (int)syscall(SYS_pidfd_open, tree->init, 0);
+    if (fd < 0)
+        return; /* reaped: there is nothing left to end */
+    tell(tree, &word, fd);
+    close(fd);
+}
+
 static void tell_all(const struct tree *tree)
 {
+    if (tree->init > 0)
+        tell_init(tree);
     for (uint32_t i = 0; i < tree->count; i++) {
         const struct member *member = &tree->members[i];
+        const struct word queue = {QUEUE, member->index, 0};
+        if (member->channel >= 0)
+            tell(tree, &queue, member->channel);
         guard_target(tree, member);
         for (size_t k = 0; k < member->userfaults.count; k++)
             guard_hold(tree, member, member->userfaults.held[k].number, member->userfaults.held[k].fd);
     }
 }
 
+/* What we fork from now on is in the PID namespace of `pid` (pidfds in setns(2), Linux 5.8), unless that has ended. */
+static void children_go_to(pid_t pid)
+{
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0)
+        return;
+    setns(fd, CLONE_NEWPID);
+    close(fd);
+}
+
+/* In our own namespace: in that of the program it would be killed with the init. It is, where ours belongs to a user namespace
+ * in which we may do nothing. */
+static pid_t fork_outside(pid_t init)
+{
+    if (init > 0)
+        children_go_to(getpid());
+    pid_t pid = fork();
+    if (pid > 0 && init > 0)
+        children_go_to(init);
+    return pid;
+}
+
 void guard_start(struct tree *tree)
 {
     int link[2];
-    if (tree->init > 0)
-        return;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) != 0)
         die("cannot make a socket pair: %s", strerror(errno));
     if (tree->guard_link >= 0)
         close(tree->guard_link);
     tree->guard_link = link[0];
-    tree->guard = fork();
+    tree->guard = fork_outside(tree->init);
     if (tree->guard == 0)
         guard_main(link[1]);
     close(link[1]);
@@ -230,7 +341,7 @@ void guard_start(struct tree *tree)
 void guard_target(const struct tree *tree, const struct member *member)
 {
     const struct word word = {TARGET, member->index, (uint64_t)member->pid};
-    if (member->pidfd >= 0)
+    if (member->pidfd >= 0 && tree->init == 0)
         tell(tree, &word, member->pidfd);
 }
 

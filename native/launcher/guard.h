@@ -2,9 +2,11 @@
  *
  * The guard: a child of the launcher that does nothing but hold duplicates of the userfaultfds while memory is missing,
  * and end the program when the launcher has died. Launcher and pager may be killed at one stroke; without a third
- * holder the program's missing pages would then read as zeroes.
+ * holder the program's missing pages would then read as zeroes. It holds the launcher's ends of the channels, too: the
+ * userfaultfd of a child that was forked a moment ago may still be in a message.
  *
- * With --pid ns there is none: the init of the namespace dies with the launcher, and all in it with the init.
+ * With --pid ns it is outside of the namespace. The init dies with the launcher, and all in it with the init, but only
+ * after the dying launcher has closed its fds (do_exit in kernel/exit.c: exit_files, then exit_notify).
  */
 #ifndef RESTORER_GUARD_H
 #define RESTORER_GUARD_H

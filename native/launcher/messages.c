@@ -227,11 +227,12 @@ static void drain(struct launch *launch, struct member *member)
     struct wr_message message;
     int fd;
     while (member->channel >= 0) {
-        enum channel_state state = channel_receive(member->channel, &message, &fd);
+        enum channel_state state = channel_peek(member->channel, &message, &fd);
         if (state == CHANNEL_EMPTY)
             return;
         if (state == CHANNEL_MESSAGE) {
             handle(launch, member, &message, fd);
+            channel_drop(member->channel);
             continue;
         }
         close(member->channel);

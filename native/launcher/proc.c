@@ -85,20 +85,35 @@ bool proc_describe(pid_t pid, char *to, size_t bytes)
     return true;
 }
 
+/* proc_pid_smaps(5): "um" among a mapping's flags. */
+bool proc_is_watched(pid_t pid)
+{
+    char line[PATH_MAX + 128];
+    bool found = false;
+    FILE *maps = proc_stream(pid, "smaps");
+    while (maps != NULL && !found && fgets(line, sizeof(line), maps) != NULL)
+        found = strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " um") != NULL;
+    if (maps != NULL)
+        fclose(maps);
+    return found;
+}
+
 bool proc_stat(pid_t pid, struct proc_stat *stat)
 {
     char text[1024];
-    int parent;
+    int parent, group, session;
     unsigned long long start;
     if (proc_read(pid, "stat", text, sizeof(text)) <= 0)
         return false;
     /* A command's name may hold spaces and parentheses: the fields begin after the last one (proc(5)). */
     const char *fields = strrchr(text, ')');
     if (fields == NULL ||
-        sscanf(fields + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-               &stat->state, &parent, &start) != 3)
+        sscanf(fields + 1, " %c %d %d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+               &stat->state, &parent, &group, &session, &start) != 5)
         return false;
     stat->parent = parent;
+    stat->group = group;
+    stat->session = session;
     stat->start_ticks = start;
     return true;
 }

@@ -39,9 +39,14 @@ bool proc_maps(pid_t pid, uint64_t start);
 /* Whether any thread of the process has such a mapping: a leader that has ended has none itself. */
 bool proc_uses(pid_t pid, uint64_t start);
 
+/* Whether a mapping of the process is registered with a userfaultfd for pages that are missing. */
+bool proc_is_watched(pid_t pid);
+
 struct proc_stat {
     char state;
     pid_t parent;
+    pid_t group;
+    pid_t session;
     uint64_t start_ticks;
 };
 

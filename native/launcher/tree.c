@@ -222,14 +222,21 @@ static bool is_ours(const struct tree *tree, pid_t pid)
     return pid == tree->init || pid == tree->guard;
 }
 
+/* Should a pager have been killed, its keeper may be the only holder of a userfaultfd. */
+static bool is_keeper(pid_t pid)
+{
+    char name[32];
+    return proc_read(pid, "comm", name, sizeof(name)) > 0 && strcmp(name, "restorer-keeper\n") == 0;
+}
+
 /* How many descendants got a SIGKILL. Their orphans come to the launcher, which is their subreaper and
  * reaps them; a zombie may still have living threads, so it counts until it is gone. */
-static size_t kill_round(const struct tree *tree, struct lineage *all)
+static size_t kill_round(const struct tree *tree, struct lineage *all, bool keepers)
 {
     size_t killed = 0, count = lineage_list(all, getpid());
     for (size_t i = 0; i < count; i++) {
         pid_t pid = all[i].pid;
-        if (!all[i].below || is_ours(tree, pid))
+        if (!all[i].below || is_ours(tree, pid) || (!keepers && is_keeper(pid)))
             continue;
         int fd = lineage_pidfd(&all[i]);
         if (fd < 0)
@@ -240,11 +247,11 @@ static size_t kill_round(const struct tree *tree, struct lineage *all)
     return killed;
 }
 
-static void kill_descendants(struct tree *tree)
+static void kill_descendants(struct tree *tree, bool keepers)
 {
     static const struct timespec pause = {.tv_nsec = 1000000};
     struct lineage *all = malloc(LINEAGE_MAX * sizeof(*all));
-    for (int round = 0; all != NULL && round < KILL_ROUNDS && kill_round(tree, all) != 0; round++) {
+    for (int round = 0; all != NULL && round < KILL_ROUNDS && kill_round(tree, all, keepers) != 0; round++) {
         reap_all(tree);
         nanosleep(&pause, NULL);
     }
@@ -302,19 +309,20 @@ static void kill_pagers(const struct tree *tree)
         }
 }
 
-/* The pagers and the launcher's userfaultfds go last: until all that has missing pages is dead, none may
+/* The pagers, their keepers and the launcher's userfaultfds go last: until all that has missing pages is dead, none may
  * read zeros. The init goes after those that only the launcher can reap: its exit waits for them
  * (zap_pid_ns_processes). */
 void tree_kill(struct tree *tree)
 {
     if (tree->count > 0 && tree_root(tree)->pid > 0) {
         kill_members(tree);
-        kill_descendants(tree);
+        kill_descendants(tree, false);
         if (!tree_root(tree)->ended)
             waitpid(tree_root(tree)->pid, &tree->root_status, __WALL);
         tree_root(tree)->ended = true;
     }
     kill_pagers(tree);
+    kill_descendants(tree, true);
     kill_child(&tree->guard);
     reap_all(tree);
     tree_end_init(tree);

@@ -12,7 +12,7 @@
 #include "pager.h"
 #include "uffd.h"
 
-enum { MESSAGES = 16, SETTLE_NS = 1000000 };
+enum { SETTLE_NS = 1000000 };
 
 void events_queue(struct pager *p, struct space *space, const struct fault *fault)
 {
@@ -209,39 +209,30 @@ uint32_t events_free_spaces(const struct pager *p)
     return p->spaces_count - p->spaces_used;
 }
 
-/* How many forks of this space there is room for. A space that has nothing missing needs none. */
-static uint32_t room(const struct pager *p, const struct space *space)
+/* A space that has nothing missing needs no room for its forks. */
+int events_readable(const struct pager *p, const struct space *space)
 {
     uint32_t free = events_free_spaces(p), last = space == &p->spaces[0] ? SPACES_LAST : 0;
 
-    if (!space->missing)
-        return MESSAGES;
-    return free > last ? free - last : 0;
+    return !space->missing || free > last;
 }
 
-int events_readable(const struct pager *p, const struct space *space)
-{
-    return room(p, space) > 0;
-}
-
+/* One message: the userfaultfd of a fork that came with others would be ours alone until those before it are applied. */
 void events_read(struct pager *p, struct space *space)
 {
-    struct uffd_msg messages[MESSAGES];
-    uint32_t count;
+    struct uffd_msg message;
     long n;
 
     if (events_free_spaces(p) < SPACES_RESERVE)
         events_reap(p);
-    count = room(p, space);
-    if (count == 0 || space->uffd < 0)
+    if (space->uffd < 0 || !events_readable(p, space))
         return;
-    n = raw3(SYS_read, space->uffd, messages, (count < MESSAGES ? count : MESSAGES) * sizeof(messages[0]));
+    n = raw3(SYS_read, space->uffd, &message, sizeof(message));
     if (n == -EAGAIN || n == -EINTR)
         return;
-    if (n <= 0 || n % (long)sizeof(messages[0]) != 0)
+    if (n != sizeof(message))
         pager_lost(WR_LOST_UFFD_READ, n);
-    for (long i = 0; i < n / (long)sizeof(messages[0]); i++)
-        apply(p, space, &messages[i]);
+    apply(p, space, &message);
 }
 
 int events_settle(struct pager *p, struct space *space)

@@ -52,11 +52,20 @@ void pager_say(uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd)
     raw3(SYS_sendmsg, WR_PAGER_CHANNEL, &header, MSG_NOSIGNAL);
 }
 
-/* With 0 when nobody is left who could miss a page; only the launcher's own child could tell it so by its exit code. */
+/* 0 when there is none. */
+static int kill_keeper(void)
+{
+    return raw4(SYS_pidfd_send_signal, WR_PAGER_KEEPER, SIGKILL, 0, 0) == 0;
+}
+
+/* With 0 when nobody is left who could miss a page; only the launcher's own child could tell it so by its exit code. With
+ * others the keeper stays until the launcher has ended the program. */
 static _Noreturn void leave(int code)
 {
-    if (code == 0)
+    if (code == 0) {
+        kill_keeper();
         pager_say(WR_MESSAGE_LEFT, 0, 0, 0, -1);
+    }
     for (;;)
         raw1(SYS_exit_group, code);
 }
@@ -362,9 +371,19 @@ static int fill_any(struct pager *p)
     return 0;
 }
 
+/* It has left the mm when its pidfd says that it has ended (do_exit: exit_mm, then exit_notify). */
+static void end_keeper(void)
+{
+    struct pollfd gone = {.fd = WR_PAGER_KEEPER, .events = POLLIN};
+
+    if (kill_keeper())
+        raw6(SYS_ppoll, (long)&gone, 1, 0, 0, 0, 0);
+}
+
 static void run_out(struct pager *p)
 {
     ahead_stop(p);
+    end_keeper();
     shared_finish(p);
     raw1(SYS_close, WR_PAGER_UFFD);
     __atomic_store_n(&p->ctl->loaded, 1, __ATOMIC_SEQ_CST);

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import signal
 import struct
 
 from restorer import wire
@@ -18,7 +19,7 @@ from restorer.state import channel, credentials, seccomp, threads
 from restorer.state.userfault import Userfaults
 from restorer.syscalls import NR
 
-_CLONE_VM, _CLONE_PIDFD, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x1000, 0x8000, 0x80000
+_CLONE_VM, _CLONE_FILES, _CLONE_PIDFD, _CLONE_PARENT, _CLONE_SETTLS = 0x100, 0x400, 0x1000, 0x8000, 0x80000
 _WALL = 0x40000000
 _PR_SET_NAME = 15
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
@@ -29,6 +30,8 @@ _DECODER_STACK_BYTES, _TLS_BYTES = 65536, 4096
 _NICE = -10 & 0xFFFFFFFF
 _SCHED_ATTR, _SCHED_IDLE = struct.Struct("<II40x"), 5
 _CLOSE_ALL_ABOVE = 0xFFFFFFFF
+_SIGACTION, _SIGSET_BYTES, _SIG_IGN = struct.Struct("<4Q"), 8, 1
+_POLLFD = struct.Struct("<ihh")
 
 _INSN = struct.Struct("<HBBI")
 _LOAD, _JUMP_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06
@@ -136,19 +139,45 @@ def emit(state: credentials.Credentials, uffds: Userfaults, image: Image) -> Non
             program.syscall(NR.dup3, source, target, 0)
         program.syscall(NR.close_range, len(fds), _CLOSE_ALL_ABOVE, 0)
         program.syscall(NR.prlimit64, 0, resource.RLIMIT_CORE, image.data(bytes(16)), 0)
-        program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
         # Out of the process group: it would keep the group alive, and be meant by signals to it. But not out
         # of the session, which is what the kernel shares CPUs out by (sched(7), "The autogroup feature"): in
         # one of its own the thread that works ahead would not give way to the program, SCHED_IDLE or not.
         program.syscall(NR.setpgid, 0, 0)
-        # Among the program's threads it must not wait for its turn: they may be many, and wait for it. If
-        # it is killed between reading of a fork and handing on the child's userfaultfd the child reads zeros:
-        # the longer it waits there, the likelier. Without CAP_SYS_NICE it takes its turn.
+        # Among the program's threads it must not wait for its turn: they may be many, and wait for it.
+        # Without CAP_SYS_NICE it takes its turn.
         program.syscall(NR.setpriority, os.PRIO_PROCESS, 0, _NICE, expect=ANY)
         credentials.emit_pager(state, image)
+        # The keeper has its name from the start: the launcher must never take it for one of the program.
+        program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-keeper"))
+        _emit_keeper(image, len(fds))
+        program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
         _emit_decoder(image)
-        _emit_filter(image)
+        _emit_filter(image.pager)
         program.become_pager(image.index)
+
+
+def _emit_keeper(image: Image, fd: int) -> None:
+    """A process that shares the pager's fds, and does nothing but that; `fd` is the lowest that is free.
+
+    Between reading of a fork and handing on the child's userfaultfd the pager is its only holder: if it is
+    killed there, the child reads zeros until somebody kills the child. The keeper goes by itself when
+    launcher and guard have, which end the program first; the pager ends it when nothing is missing.
+    """
+    keeper = image.helper(f"keeper of {image.main.name}")
+    args = threads.clone_args(image, _CLONE_VM | _CLONE_FILES | _CLONE_PIDFD)
+    ignored = image.data(_SIGACTION.pack(_SIG_IGN, 0, 0, 0))
+    # No zombie: the pager does not wait for it.
+    image.pager.syscall(NR.rt_sigaction, signal.SIGCHLD, ignored, 0, _SIGSET_BYTES)
+    image.pager.store(args + threads.ARGS_EXIT_SIGNAL, signal.SIGCHLD)
+    image.pager.store(args + threads.ARGS_PIDFD, image.reserve(4))
+    threads.emit_clone(args, image.pager, keeper)
+    if fd != wire.PagerFd.KEEPER:
+        image.pager.syscall(NR.dup3, fd, wire.PagerFd.KEEPER, 0)
+        image.pager.syscall(NR.close, fd)
+    _emit_filter(keeper)
+    hangup = image.data(_POLLFD.pack(wire.PagerFd.CHANNEL, 0, 0))
+    keeper.syscall(NR.ppoll, hangup, 1, 0, 0, 0, expect=ANY)
+    keeper.exit(0)
 
 
 def _emit_decoder(image: Image) -> None:
@@ -165,7 +194,7 @@ def _emit_decoder(image: Image) -> None:
     image.decoder.decode_ahead()
 
 
-def _emit_filter(image: Image) -> None:
-    table = seccomp.emit_table(filter_program(), image, image.pager)
+def _emit_filter(program: Program) -> None:
+    table = seccomp.emit_table(filter_program(), program.image, program)
     flags = _SECCOMP_FILTER_FLAG_TSYNC
-    image.pager.syscall(NR.seccomp, _SECCOMP_SET_MODE_FILTER, flags, table, expect=exactly(0))
+    program.syscall(NR.seccomp, _SECCOMP_SET_MODE_FILTER, flags, table, expect=exactly(0))

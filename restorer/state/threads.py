@@ -97,23 +97,24 @@ def emit_spawn(state: tuple[ThreadState, ...], image: Image) -> None:
     for thread, program in zip(state[1:], image.threads[1:], strict=True):
         with image.about(f"thread {thread.tid} '{thread.name}'", _TID_HINT):
             args = clone_args(image, _THREAD_FLAGS)
-            assert program.stack is not None
-            image.main.store(args + ARGS_STACK, program.stack + -STACK_BYTES)
-            image.main.store(args + ARGS_STACK_BYTES, STACK_BYTES)
             image.main.store(args + ARGS_SET_TID, image.data(struct.pack("<i", thread.tid)))
             image.main.store(args + ARGS_SET_TID_COUNT, 1)
-            image.main.spawn(args, CLONE_ARGS_BYTES, program)
+            emit_clone(args, image.main, program)
 
 
 def emit_helper(image: Image, program: Program) -> Slot:
     """Makes a process that runs `program` in the memory of this one; a slot with its ID. Without an exit
     signal it is nothing that the program's wait(2) would find or be told of, but __WALL does.
     """
+    return emit_clone(clone_args(image, _CLONE_VM), image.main, program)
+
+
+def emit_clone(args: Data, parent: Program, program: Program) -> Slot:
+    """In `parent`, a clone of its task by `args` that runs `program`, on the stack that this has."""
     assert program.stack is not None
-    args = clone_args(image, _CLONE_VM)
-    image.main.store(args + ARGS_STACK, program.stack + -STACK_BYTES)
-    image.main.store(args + ARGS_STACK_BYTES, STACK_BYTES)
-    return image.main.spawn(args, CLONE_ARGS_BYTES, program)
+    parent.store(args + ARGS_STACK, program.stack + -STACK_BYTES)
+    parent.store(args + ARGS_STACK_BYTES, STACK_BYTES)
+    return parent.spawn(args, CLONE_ARGS_BYTES, program)
 
 
 def emit_end(program: Program, status: int) -> None:

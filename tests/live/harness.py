@@ -145,12 +145,23 @@ def parent(pid: int) -> int:
 
 
 def sharers(pid: int) -> list[int]:
-    """Our descendants, other than `pid`, that share its address space: the pager, while there is one."""
+    """Our descendants, other than `pid`, that share its address space: pager and keeper, while they last."""
     return [
         other
         for other in descendants(os.getpid())
         if other != pid and _libc.syscall(_SYS_KCMP, pid, other, _KCMP_VM, 0, 0) == 0
     ]
+
+
+def pagers(pid: int) -> list[int]:
+    return [other for other in sharers(pid) if _name(other) == "restorer-pager"]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip()
+    except OSError:
+        return ""
 
 
 def kill_all(pids: list[int]) -> None:

@@ -12,15 +12,14 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.live.harness import Program, Restored, Restorer, is_running, sharers, wait_until
+from tests.live.harness import Program, Restored, Restorer, is_running, pagers, wait_until
 
 
 def victim_of(restored: Restored, who: str) -> int:
     if who == "launcher":
         return restored.launcher
-    pagers = sharers(restored.pid)
-    assert len(pagers) == 1
-    return pagers[0]
+    (pager,) = pagers(restored.pid)
+    return pager
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_launcher_in_foreground(restorer: Restorer, program: Callable[[str], Pro
     restorer.checkpoint(started.pid)
     started.reap()
     with restorer.foreground("image", "--fill", "none", stdin=subprocess.DEVNULL) as launcher:
-        wait_until(lambda: sharers(started.pid) != [], "its pager")
+        wait_until(lambda: pagers(started.pid) != [], "its pager")
         launcher.kill()
         launcher.wait()
         wait_until(lambda: not is_running(started.pid), "its end")

@@ -18,7 +18,7 @@ from tests.live.harness import (
     Restorer,
     children,
     is_running,
-    sharers,
+    pagers,
     still_running,
     wait_until,
 )
@@ -59,7 +59,7 @@ def test_fail_stop(restorer: Restorer, program: Callable[[str], Program], who: s
 
 
 def pager_of(pid: int) -> int:
-    (pager,) = sharers(pid)
+    (pager,) = pagers(pid)
     return pager
 
 

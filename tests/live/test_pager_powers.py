@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Program, Restored, Restorer, sharers, status, wait_until
+from tests.live.harness import Program, Restored, Restorer, pagers, status, wait_until
 
 NAMES = ("verify", "unprivileged")
 
@@ -23,7 +23,7 @@ def lazy(
     restorer.checkpoint(started.pid)
     started.reap()
     restored = restorer.restore("image", "--fill", "none")
-    (pager,) = sharers(restored.pid)
+    (pager,) = pagers(restored.pid)
     wait_until(lambda: status(pager, "Seccomp") == "2", "the pager's filter")
     return started, restored, pager
 
@@ -39,14 +39,14 @@ def test_credentials(lazy: tuple[Program, Restored, int]) -> None:
 
 
 def test_descriptors(lazy: tuple[Program, Restored, int]) -> None:
-    """Its own four and no other; none of them opens a way to somebody else's."""
+    """Its own five and no other; none of them opens a way to somebody else's."""
     _, _, pager = lazy
     found = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{pager}/fd").iterdir()}
-    assert sorted(found) == [0, 1, 2, 3]
+    assert sorted(found) == [0, 1, 2, 3, 6]
     assert found[0] == "anon_inode:[userfaultfd]"
     assert found[1].endswith("/data.mdb")
     assert found[2].startswith("socket:")
-    assert "pidfd" in found[3]
+    assert "pidfd" in found[3] and "pidfd" in found[6]
     flags = Path(f"/proc/{pager}/fdinfo/1").read_text().split("flags:\t")[1].split()[0]
     assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
 

@@ -26,7 +26,7 @@ from tests.live.harness import (
 LOADS = int(os.environ.get("RESTORER_TORTURE", "0"))
 SEEDS = range(1, 11) if LOADS else range(1, 4)
 STEPS = 60
-PAGER_FDS = 4
+PAGER_FDS = 5
 
 
 def fds(pid: int) -> set[str]:

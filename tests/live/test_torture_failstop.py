@@ -26,7 +26,7 @@ from tests.live.harness import (
     descendants,
     is_running,
     kill_all,
-    sharers,
+    pagers,
     wait_until,
 )
 
@@ -97,39 +97,64 @@ def wrong_pages(workdir: Path) -> str:
     return "" if said.startswith("act_outsider") and said.endswith(os.strerror(errno.EFAULT)) else said
 
 
-def run(restorer: Restorer, started: Program, seed: int) -> str:
-    """One deed at one moment; what became of the program."""
-    chance = random.Random(seed)
-    deed = DEEDS[seed % len(DEEDS)]
-    before = set(descendants(os.getpid()))
+def start(restorer: Restorer, started: Program, seed: int, fill: str) -> Restored:
     started.reset()
     (started.workdir / "torture").write_text(f"{seed} {STEPS}")
-    restored: Restored = restorer.restore("image", "--fill", chance.choice(["none", "background"]))
-    victims = ((sharers(restored.pid) or [restored.launcher])[0], restored.launcher)
-    if os.getpid() in victims:
-        kill_all([restored.pid])
-        return "loaded"
-    started.go()
-    time.sleep(chance.uniform(0, 0.15))
-    deed(*victims)
-    wait_until(
-        lambda: restored.gone or started.outcome() != "", f"seed {seed}, {deed.__name__}: an outcome", 30.0
-    )
+    return restorer.restore("image", "--fill", fill)
+
+
+def judge(started: Program, restored: Restored, victims: tuple[int, int], before: set[int], what: str) -> str:
+    """What became of the program; nothing of it is left then."""
+    wait_until(lambda: restored.gone or started.outcome() != "", f"{what}: an outcome", 30.0)
     # Its children end on their own: they finish, or meet a page that is poisoned.
     children = set(descendants(os.getpid())) - before - {restored.pid, *victims}
-    wait_until(lambda: not any(map(is_running, children)), f"seed {seed}: the end of {children}", 30.0)
-    assert wrong_pages(started.workdir) == "", f"seed {seed}, {deed.__name__}: {started.outcome()}"
+    wait_until(lambda: not any(map(is_running, children)), f"{what}: the end of {children}", 30.0)
+    assert wrong_pages(started.workdir) == "", f"{what}: {started.outcome()}"
     # Twice: who is not ours yet will be when its parent has gone, and its PID is needed again.
     for _ in range(2):
         kill_all([pid for pid in descendants(os.getpid()) if pid not in before])
     return "dead" if started.outcome() == "" else "right"
 
 
-@pytest.mark.slow
-def test_right_or_dead(restorer: Restorer, program: Callable[[str], Program]) -> None:
+def run(restorer: Restorer, started: Program, seed: int) -> str:
+    """One deed at one moment; what became of the program."""
+    chance = random.Random(seed)
+    deed = DEEDS[seed % len(DEEDS)]
+    before = set(descendants(os.getpid()))
+    restored = start(restorer, started, seed, chance.choice(["none", "background"]))
+    victims = ((pagers(restored.pid) or [restored.launcher])[0], restored.launcher)
+    if os.getpid() in victims:
+        kill_all([restored.pid])
+        return "loaded"
+    started.go()
+    time.sleep(chance.uniform(0, 0.15))
+    deed(*victims)
+    return judge(started, restored, victims, before, f"seed {seed}, {deed.__name__}")
+
+
+@pytest.fixture
+def torture(restorer: Restorer, program: Callable[[str], Program]) -> Program:
     started = program("torture")
     restorer.checkpoint(started.pid)
     started.reap()
-    outcomes = [run(restorer, started, seed) for seed in range(ROUNDS)]
+    return started
+
+
+@pytest.mark.slow
+def test_right_or_dead(restorer: Restorer, torture: Program) -> None:
+    outcomes = [run(restorer, torture, seed) for seed in range(ROUNDS)]
     print({outcome: outcomes.count(outcome) for outcome in set(outcomes)})
     assert "dead" in outcomes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_child_that_the_launcher_never_heard_of(restorer: Restorer, torture: Program, seed: int) -> None:
+    """The message about it, with its userfaultfd, is all that is left when pager and launcher are killed."""
+    before = set(descendants(os.getpid()))
+    restored = start(restorer, torture, seed, "none")
+    victims = (pagers(restored.pid)[0], restored.launcher)
+    signal_to(restored.launcher, signal.SIGSTOP)
+    torture.go()
+    wait_until(lambda: bool(descendants(restored.pid)), "a child")
+    kill_both(*victims)
+    assert judge(torture, restored, victims, before, f"seed {seed}") == "dead"

@@ -77,7 +77,7 @@ NUMBERS = {
     "WR_SLOT_CTL": 25,
     "WR_RECORD_EAGER": 1,
     "WR_SEGMENT_HUGE": 8,
-    "WR_PAGER_FDS": 6,
+    "WR_PAGER_FDS": 7,
     "WR_MESSAGE_LOST": 6,
 }
 
