@@ -34,13 +34,27 @@ def check(tracee: Tracee, root: Tracee) -> None:
     if foreign:
         raise Refused(
             f"process {tracee.pid} has other namespaces than this command: {', '.join(foreign)}",
-            f"run the command in them: nsenter -t {tracee.pid} -a",
+            f"run it in them, from a shell that keeps them until the restore: nsenter -t {tracee.pid} -a",
         )
     _check_time(tracee, root)
     if tracee.process.link("ns/pid") != root.process.link("ns/pid"):
-        raise Refused(f"process {tracee.pid} has another PID namespace than its parents")
-    if tracee.process.link("ns/pid") != tracee.process.link("ns/pid_for_children"):
-        raise Refused(f"process {tracee.pid} has another PID namespace for its children")
+        raise Refused(
+            f"process {tracee.pid} has another PID namespace than its parents",
+            f"checkpoint {tracee.pid} itself, with all that is below it",
+        )
+    if tracee.process.link("ns/pid") != _pid_for_children(tracee):
+        raise Refused(
+            f"process {tracee.pid} has another PID namespace for its children",
+            "checkpoint its child, the first process of that namespace, instead",
+        )
+
+
+def _pid_for_children(tracee: Tracee) -> str:
+    # There is no such link until the namespace has its first process (pidns_for_children_get).
+    try:
+        return os.readlink(f"{tracee.process.folder}/ns/pid_for_children")
+    except FileNotFoundError:
+        return ""
 
 
 def _check_time(tracee: Tracee, root: Tracee) -> None:

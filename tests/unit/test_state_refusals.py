@@ -570,6 +570,16 @@ def test_other_namespaces(start: Start) -> None:
     )
 
 
+@pytest.mark.skipif(not _IS_ROOT, reason="unshare needs root")
+def test_other_pid_namespace_for_children(start: Start) -> None:
+    child = start("ctypes.CDLL(None).unshare(0x20000000)")
+    text = refusal(child, lambda tracee: namespaces.check(tracee, tracee))
+    assert text.endswith(
+        "has another PID namespace for its children; "
+        "checkpoint its child, the first process of that namespace, instead"
+    )
+
+
 def test_directories_of_one_thread_and_another_process(start: Start) -> None:
     code = (
         "c = ctypes.CDLL(None)\n"
