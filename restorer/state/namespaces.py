@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 
 from restorer.errors import Refused
 from restorer.procfs import Process
 from restorer.tracee import Tracee
 
+_CLONE_FS = 0x200
+_CLONE_NEWNS = 0x20000
 _CLONE_NEWIPC = 0x08000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _KINDS = {
@@ -104,10 +107,35 @@ def _mounts_differ(process: Process) -> bool:
 def _mounts(process: Process) -> set[tuple[str, ...]]:
     """What is mounted where: (device, root, mount point, options, file system) of each mount but /proc."""
     found: set[tuple[str, ...]] = set()
-    for line in process.text("mountinfo").splitlines():
+    whole = process.root() == "/"
+    for line in (process.text("mountinfo") if whole else _from_above(process)).splitlines():
         mount, _, source = line.partition(" - ")
         _, _, device, root, point, options, *_ = mount.split(" ")
         kind = source.split(" ")[0]
         if (kind, point) != ("proc", "/proc"):
             found.add((device, root, point, options, kind))
     return found
+
+
+def _from_above(process: Process) -> str:
+    """mountinfo shows what lies below its process's root directory: of one in a chroot it has to be read by
+    somebody who is in the same namespace without being there, a thread of ours.
+    """
+    found: list[str] = []
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    namespace = os.open(f"{process.folder}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read() -> None:
+        if _libc.unshare(_CLONE_FS) == 0 and _libc.setns(namespace, _CLONE_NEWNS) == 0:
+            fd = os.open("thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+            with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+                found.append(file.read())
+
+    try:
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join()
+    finally:
+        os.close(proc)
+        os.close(namespace)
+    return "".join(found)

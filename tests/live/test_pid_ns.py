@@ -42,6 +42,19 @@ def test_again(
     assert started.result(second) == "ok\n"
 
 
+def test_again_in_a_chroot(restorer: Restorer, program: Callable[[str], Program]) -> None:
+    """Of the mounts of its namespace, /proc/PID/mountinfo shows those that lie below its root directory."""
+    started = program("chroot")
+    restorer.checkpoint(started.pid, "first")
+    started.reap()
+    first = restorer.restore("first", "--pid", "ns")
+    restorer.checkpoint(first.pid, "second")
+    kill_all([first.pid])
+    second = restorer.restore("second", "--pid", "ns")
+    started.go()
+    assert started.result(second) == "ok\n"
+
+
 def test_again_from_inside(restorer: Restorer, program: Callable[[str], Program]) -> None:
     """Without -R the namespace would end with the program, and with the namespace the command."""
     started = program("verify")
