@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
     config.addinivalue_line("markers", "alone(WHAT): no other test that is alone with WHAT runs meanwhile")
     harness.become_subreaper()
-    harness.leave_mounts()
+    harness.leave_others()
     # A shell without job control starts what it puts in the background with SIGINT ignored, and nohup
     # ignores SIGHUP: tests that send these, and the programs they start, must not depend on that.
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):

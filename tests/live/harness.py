@@ -45,7 +45,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SYS_KCMP = 312
 _KCMP_VM = 1
 _MNT_DETACH = 2
-_CLONE_NEWNS = 0x20000
+_CLONE_NEWNS, _CLONE_NEWIPC = 0x20000, 0x8000000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
 # Forks into a PID by clone3, and ends with the child.
 _OCCUPY = """
@@ -90,14 +90,16 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
 
 
-def leave_mounts() -> None:
-    """What this process and its children mount is seen by nobody else from now on, and they see no mount of
-    others. A checkpoint refuses a copy in a mount namespace of its own once other mounts have come.
+def leave_others() -> None:
+    """What this process and its children mount, or make of System V and POSIX IPC, is seen by nobody else
+    from now on, and they see nothing of others. A checkpoint refuses a copy in a mount namespace of its own
+    once other mounts have come; and a test tells by what there is whether a restore has left something.
     """
     if os.geteuid() == 0 and (
-        _libc.unshare(_CLONE_NEWNS) or _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+        _libc.unshare(_CLONE_NEWNS | _CLONE_NEWIPC)
+        or _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None)
     ):
-        raise OSError(ctypes.get_errno(), "a mount namespace for the tests")
+        raise OSError(ctypes.get_errno(), "namespaces for the tests")
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
@@ -183,7 +185,8 @@ def still_running(pids: list[int]) -> list[int]:
 def _still_there(pid: int) -> bool:
     with suppress(ChildProcessError):
         return os.waitpid(pid, os.WNOHANG) == (0, 0)
-    return is_running(pid)
+    # A launcher reaps its child, or leaves it to us when it goes.
+    return is_running(pid) or status(parent(pid), "Name") == "restorer-launch"
 
 
 def kill_all_but(spared: set[int]) -> None:
@@ -486,7 +489,7 @@ def build(program: str) -> Path:
 
 
 def mounts() -> set[str]:
-    """All of this process's namespace (`leave_mounts`), but for those inside of work folders."""
+    """All of this process's namespace (`leave_others`), but for those inside of work folders."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line for line in lines if f"/{WORKDIR_PREFIX}" not in line}
 

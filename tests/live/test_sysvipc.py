@@ -36,7 +36,7 @@ def test_found_as_it_was_not(restorer: Restorer, stored: Program) -> None:
     stored.go()
     assert stored.result(first) == "ok\n"
     first.wait_gone()
-    kill_all([first.pid])  # with its memory there it is our child, whom nobody has waited for
+    kill_all([first.pid])  # with its memory there it is, or will be, our child, whom nobody has waited for
     stored.reset()
     again = restorer.restore("image")
     stored.go()
