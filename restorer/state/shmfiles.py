@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of tmpfs that have a name and are mapped as shared memory: shm_open(3), sem_open(3).
+"""Shared memory that has a name: what shm_open(3) and sem_open(3) make, files directly in /dev/shm.
 
-A file on a disk is the world's, and comes back as it is then. These are memory that has a name: what a
-program finds there must be what it has left there, also when it went on meanwhile (-R), when it is restored
-a second time, or after a boot. So their bytes travel in the image, unless somebody outside of the tree has
-them too.
+A file elsewhere is the world's, and comes back as it is then. These are memory: what a program finds there
+must be what it has left there, also when it went on meanwhile (-R), when it is restored a second time, or
+after a boot. So their bytes travel in the image, unless somebody outside of the tree has them too.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from restorer.state.opening import AT_FDCWD, Opener
 from restorer.syscalls import NR
 from restorer.tracee import Tracee
 
+_FOLDER = "/dev/shm"
 _TMPFS_MAGIC = 0x01021994
 _NONE = (1 << 64) - errno.EEXIST
 
@@ -39,7 +39,7 @@ def find(tracees: Sequence[Tracee]) -> frozenset[Id]:
     found: dict[Id, str] = {}
     for tracee in tracees:
         for vma in tracee.vmas:
-            if vma.shared and "mw" in vma.flags and vma.path.startswith("/"):
+            if vma.shared and "mw" in vma.flags and os.path.dirname(vma.path) == _FOLDER:
                 source = source_of(tracee.pid, vma)
                 with suppress(OSError):
                     status = os.stat(source)

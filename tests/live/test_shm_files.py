@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.live.harness import (
     WORKDIR_PREFIX,
     Program,
@@ -26,7 +28,7 @@ _HOLD = "import mmap, sys; file = open(sys.argv[1], 'r+b'); m = mmap.mmap(file.f
 _HOLD += "print('has it', flush=True); sys.stdin.read()"
 _READER = """
 import mmap
-file = open("shared", "w+b"); file.write(b"before".ljust(4096)); file.flush()
+file = open(PATH, "w+b"); file.write(b"before".ljust(4096)); file.flush()
 memory = mmap.mmap(file.fileno(), 4096); file.close()
 finish = lambda: memory[:6].decode()
 """
@@ -77,18 +79,35 @@ def test_somebody_has_it(restorer: Restorer, stored: Program) -> None:
     assert shm_file(first).read_bytes() == b"of another" and not shm_file(second).exists()
 
 
-def test_of_others_too(restorer: Restorer) -> None:
+@pytest.fixture
+def shared(workdir: Path) -> Iterator[Path]:
+    """A file that shm_open could have made."""
+    path = Path("/dev/shm", f"{workdir.name}.shared")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_of_others_too(restorer: Restorer, workdir: Path, shared: Path) -> None:
     """It is theirs then, and what they write while the program is away is what it finds."""
-    with tempfile.TemporaryDirectory(prefix=WORKDIR_PREFIX, dir="/dev/shm") as name:
-        _of_others_too(restorer, Path(name) / "others")
-
-
-def _of_others_too(restorer: Restorer, folder: Path) -> None:
-    started = script(folder, _READER)
+    started = script(workdir / "others", _READER.replace("PATH", repr(str(shared))))
     started.start()
-    with held(folder / "shared"):
+    with held(shared):
         taken = restorer.take(started)
-    (folder / "shared").write_bytes(b"after!".ljust(4096))
+    expect_from_file(restorer, taken, shared)
+
+
+def test_of_a_folder_below(restorer: Restorer, workdir: Path) -> None:
+    """A file as any other, whose neighbours are not taken either."""
+    with tempfile.TemporaryDirectory(prefix=WORKDIR_PREFIX, dir="/dev/shm") as folder:
+        path = Path(folder) / "database"
+        started = script(workdir / "below", _READER.replace("PATH", repr(str(path))))
+        started.start()
+        expect_from_file(restorer, restorer.take(started), path)
+
+
+def expect_from_file(restorer: Restorer, taken: Program, path: Path) -> None:
+    path.write_bytes(b"after!".ljust(4096))
     restored = restorer.restore("image")
     taken.go()
     assert taken.result(restored) == "after!\n"
+    kill_all([restored.pid])
