@@ -105,7 +105,7 @@ def as_creator(identity: Identity, image: Image) -> Iterator[None]:
 
 
 def emit_note(made: Slot, image: Image) -> Data:
-    """Where `undo` finds the ID of what was made; -1 while nothing was."""
+    """Where `undo` finds the ID of what was made; -1 while nothing was. At once, before anything can fail."""
     note = image.data(_NONE.to_bytes(8, "little"))
     image.shared.store(note, made)
     return note

@@ -81,13 +81,21 @@ def emit(queue: Queue, image: Image) -> None:
         absent = program.call(NR.msgctl, identity.id, sysvipc.STAT, status, expect=ANY)
         with program.unless_eq(absent, -errno.EINVAL):
             program.check_eq(program.load(status + sysvipc.KEY_AT, 4), identity.key & 0xFFFFFFFF)
-            program.syscall(NR.msgctl, identity.id, sysvipc.RMID, 0)
-        sysvipc.emit_free_key(identity, NR.msgget, image)
+        with program.unless_eq(absent, 0):
+            sysvipc.emit_free_key(identity, NR.msgget, image)
         sysvipc.emit_next_id(identity, "msg", image)
         with sysvipc.as_creator(identity, image):
-            made = program.call(NR.msgget, identity.key, sysvipc.CREATE | identity.mode)
-        with program.unless_eq(absent, 0):
-            note = sysvipc.emit_note(made, image)
+            # When all else has been done that may fail. If that fails, the ID is still the next one's.
+            gone, flags = image.data(bytes(8)), sysvipc.CREATE | identity.mode
+            with program.unless_eq(absent, -errno.EINVAL):
+                program.syscall(NR.msgctl, identity.id, sysvipc.RMID, 0)
+                program.store(gone, 1)
+            made = program.call(NR.msgget, identity.key, flags)
+            program.store(gone, 0)
+            with image.undo.unless_eq(image.undo.load(gone), 0):
+                image.undo.syscall(NR.msgget, identity.key, flags, expect=ANY)
+            with program.unless_eq(absent, 0):
+                note = sysvipc.emit_note(made, image)
         sysvipc.emit_undo(note, NR.msgctl, image)
         program.check_eq(made, identity.id)
         limit = bytes(_QBYTES_AT - sysvipc.PERM_BYTES) + queue.limit_bytes.to_bytes(8, "little")

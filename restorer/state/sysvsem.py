@@ -89,5 +89,6 @@ def _emit_new(state: Semaphores, image: Image) -> None:
     with sysvipc.as_creator(identity, image):
         flags = sysvipc.CREATE | identity.mode
         made = image.shared.call(NR.semget, identity.key, len(state.values), flags)
-    sysvipc.emit_undo(sysvipc.emit_note(made, image), NR.semctl, image)
+        note = sysvipc.emit_note(made, image)
+    sysvipc.emit_undo(note, NR.semctl, image)
     image.shared.check_eq(made, identity.id)

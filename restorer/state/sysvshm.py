@@ -73,7 +73,8 @@ def _emit_new(segment: Segment, image: Image) -> None:
     sysvipc.emit_next_id(identity, "shm", image)
     with sysvipc.as_creator(identity, image):
         made = _emit_get(segment, sysvipc.CREATE | identity.mode, image)
-    sysvipc.emit_undo(sysvipc.emit_note(made, image), NR.shmctl, image)
+        note = sysvipc.emit_note(made, image)
+    sysvipc.emit_undo(note, NR.shmctl, image)
     image.shared.check_eq(made, identity.id)
 
 
