@@ -86,6 +86,7 @@ class CTL:
     loaded = Ctl(24)
     ahead = Ctl(28)
     suspended = Ctl(208)
+    storm = Ctl(212)
 
 
 class SLOT:

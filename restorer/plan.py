@@ -143,6 +143,7 @@ _OP_ARGUMENTS = {
     OpKind.AHEAD: ("decode_ahead", 0),
     OpKind.FORK: ("fork", 4),
     OpKind.SKIP_EQ: ("skip_if_eq", 3),
+    OpKind.STORM: ("install_in_storms", 0),
 }
 _E = TypeVar("_E", bound=IntEnum)
 

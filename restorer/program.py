@@ -183,8 +183,12 @@ class Program:
         self._append(OpKind.PAGER, (process,))
 
     def decode_ahead(self) -> None:
-        """Turns into the pager's second thread; the last op of its program."""
+        """Turns into the pager's thread that decodes ahead; the last op of its program."""
         self._append(OpKind.AHEAD, ())
+
+    def install_in_storms(self) -> None:
+        """Turns into the pager's thread that installs beside it; the last op of its program."""
+        self._append(OpKind.STORM, ())
 
 
 class Builder:
@@ -291,11 +295,11 @@ class Image:
     `seal` turns them all into one blob.
 
     `shared` is run once, by the launcher, and `undo` by it when the restore has failed; `main`, `threads`,
-    `pager` and `decoder` are this process's own. `spare` is a slot for values that the very next ops of
-    `shared` or `main` consume. `opened` is for state modules that open one thing once in `shared`, whoever
-    asks first: what it is -> the slot of its fd; `own` is the same for what `main` opens. `channel` is the
-    slot of the fd of this process's channel. `parking_fd` is a number below `fd_base` for a moment's use by
-    `main`, another for each of those that share a table of descriptors: `rank` counts these.
+    `pager`, `decoder` and `installer` are this process's own. `spare` is a slot for values that the very next
+    ops of `shared` or `main` consume. `opened` is for state modules that open one thing once in `shared`,
+    whoever asks first: what it is -> the slot of its fd; `own` is the same for what `main` opens. `channel`
+    is the slot of the fd of this process's channel. `parking_fd` is a number below `fd_base` for a moment's
+    use by `main`, another for each of those that share a table of descriptors: `rank` counts these.
     """
 
     def __init__(
@@ -323,6 +327,7 @@ class Image:
         ]
         self.pager = self.builder.program(self, f"pager{threads_of}", stack=False)
         self.decoder = self.builder.program(self, f"decoder{threads_of}", stack=False)
+        self.installer = self.builder.program(self, f"installer{threads_of}", stack=False)
         self.undo: Program = root.undo if root else self.builder.program(self, "undo", stack=False)
 
     @property

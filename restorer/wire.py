@@ -107,6 +107,7 @@ class OpKind(IntEnum):
     AHEAD = 13
     FORK = 14
     SKIP_EQ = 15
+    STORM = 16
 
 
 class ExpectKind(IntEnum):

@@ -77,6 +77,8 @@ enum wr_op_kind {
         14, /* clone3(args[0], args[1]) without CLONE_VM; the child runs program args[2] in the region
                                    of wr_process args[3], on the stack that the program names; the result is the PID */
     WR_OP_SKIP_EQ = 15, /* when args[0] == args[1] the next args[2] ops are left out */
+    WR_OP_STORM =
+        16, /* become the thread that installs for the pager while the program only waits; no return */
 };
 
 enum wr_expect {
@@ -394,8 +396,8 @@ struct wr_ctl {
     struct wr_failure failure;
     struct wr_counters counters;
     uint32_t
-        suspended; /* futex: 1 = the launcher holds off the seccomp filters of all tasks of the process */
-    uint32_t pad;
+        suspended;  /* futex: 1 = the launcher holds off the seccomp filters of all tasks of the process */
+    uint32_t storm; /* futex: thread id of the pager's second installing thread, 0 once it has gone */
     struct wr_calls calls;
     struct wr_wipes wipes;
 };

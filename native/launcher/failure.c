@@ -26,6 +26,7 @@ static const char *op_word(const struct region *region, const struct wr_op *op)
         [WR_OP_PAGER] = "becoming the pager",
         [WR_OP_EXIT] = "exit_group",
         [WR_OP_AHEAD] = "starting to decode ahead",
+        [WR_OP_STORM] = "starting to install beside the pager",
         [WR_OP_FORK] = "clone3",
         [WR_OP_SKIP_EQ] = "comparing",
     };

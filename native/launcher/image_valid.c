@@ -116,7 +116,7 @@ static bool fork_valid(const struct image *image, const struct wr_op *op)
 static bool op_valid(const struct image *image, const struct wr_op *op, uint32_t behind)
 {
     const struct wr_header *header = image_header(image);
-    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_SKIP_EQ || op->expect > WR_EXPECT_OK_OR)
+    if (op->kind < WR_OP_SYSCALL || op->kind > WR_OP_STORM || op->expect > WR_EXPECT_OK_OR)
         return false;
     if ((op->flags & ~(WR_NR_FROM_SLOT | WR_FILE_CHECK)) != 0)
         return false;

@@ -200,6 +200,8 @@ static long perform(const struct task *task, const struct wr_op *op, const uint6
         pager_main(task->rt, (uint32_t)a[0]);
     case WR_OP_AHEAD:
         ahead_main(task->rt);
+    case WR_OP_STORM:
+        storm_main(task->rt);
     case WR_OP_SKIP_EQ:
         return a[0] == a[1] ? (long)a[2] : 0;
     case WR_OP_EXIT:

@@ -12,5 +12,6 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process);
 
 /* A thread of that pager: decodes what it will need next. */
 _Noreturn void ahead_main(const struct wr_runtime *rt);
+_Noreturn void storm_main(const struct wr_runtime *rt);
 
 #endif

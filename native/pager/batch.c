@@ -231,20 +231,24 @@ static void decide_whole(const struct pager *p, struct batch *batch)
     batch->dirty = 1;
 }
 
-/* `take` last, and `count` before it: the other thread looks at nothing else of a batch before it has seen them. */
+/* `take` last, and `count` before it: the other thread looks at nothing else of a batch before it has seen them. What is needed
+ * is looked at once: in a storm it may have come the next time. */
 static void publish(struct pager *p, struct batch *batch, uint32_t count)
 {
-    const uint16_t *need = &p->spaces[0].need[batch->first];
+    uint32_t free = 0;
 
     batch->done = 0;
     for (uint32_t i = 0; i < count; i++) {
+        int needed = __atomic_load_n(&p->spaces[0].need[batch->first + i], __ATOMIC_RELAXED) != 0;
+
         batch->results[i] = -EAGAIN;
-        batch->done += need[i] == 0;
+        batch->done += !needed;
+        free |= (uint32_t)needed << i;
     }
     __atomic_add_fetch(&p->batches_opened, 1, __ATOMIC_SEQ_CST);
     for (uint32_t i = 0; i < count; i++)
-        __atomic_store_n(&batch->take[i], need[i] ? TAKE_FREE : TAKE_DONE, __ATOMIC_SEQ_CST);
-    ahead_ring(p);
+        __atomic_store_n(&batch->take[i], free >> i & 1 ? TAKE_FREE : TAKE_DONE, __ATOMIC_SEQ_CST);
+    worker_ring(&p->ahead.worker);
 }
 
 /* Opens the oldest batch for the next records that are needed; 0 if it is not free, or none is left. */
@@ -257,7 +261,7 @@ static int open_next(struct pager *p)
 
     while (record < p->records_count && !need[record])
         record++;
-    p->batch_next = record;
+    __atomic_store_n(&p->batch_next, record, __ATOMIC_SEQ_CST);
     if (batch->count || record == p->records_count)
         return 0;
     batch->first = record;
@@ -270,7 +274,7 @@ static int open_next(struct pager *p)
         count++;
     __atomic_store_n(&batch->count, count, __ATOMIC_SEQ_CST);
     decide_whole(p, batch);
-    p->batch_next = record + count;
+    __atomic_store_n(&p->batch_next, record + count, __ATOMIC_SEQ_CST);
     publish(p, batch, count);
     return 1;
 }
@@ -306,18 +310,18 @@ static int is_done(const struct batch *batch)
 /* The pages that have been moved: `bytes` from the start of the window on. */
 static void settle_moved(struct pager *p, struct batch *batch, uint64_t bytes, uint64_t *counter)
 {
-    struct space *own = &p->spaces[0];
-    uint64_t before = own->missing;
+    uint64_t settled = 0;
 
     for (uint32_t i = 0; i < batch->count; i++) {
         uint64_t at = p->records[batch->first + i].addr - batch->window;
         uint64_t pages = bytes > at ? (bytes - at) / WR_PAGE_BYTES : 0;
 
-        space_settle(own, batch->first + i, 0, pages < WR_CHUNK_PAGES ? (uint32_t)pages : WR_CHUNK_PAGES);
+        settled += space_settle(&p->spaces[0], batch->first + i, 0,
+                                pages < WR_CHUNK_PAGES ? (uint32_t)pages : WR_CHUNK_PAGES);
     }
-    p->counters->moved_pages += before - own->missing;
-    p->counters->huge_pages += before - own->missing;
-    *counter += before - own->missing;
+    p->counters->moved_pages += settled;
+    p->counters->huge_pages += settled;
+    *counter += settled;
 }
 
 static int all_good(const struct batch *batch)

@@ -43,7 +43,7 @@ static void take_place(struct pager *p, int urgent, struct decoded *decoded)
     decoded->pages = slot(p, p->slots_taken);
     __atomic_add_fetch(&p->slots_taken, 1, __ATOMIC_SEQ_CST);
     if (chunk_slots_ready(p) < p->slots_count / 2)
-        ahead_ring(p);
+        worker_ring(&p->ahead.worker);
 }
 
 int chunk_decode(struct pager *p, uint64_t index, int urgent, struct decoded *decoded)

@@ -158,9 +158,11 @@ int events_settled(struct pager *p, struct space *space)
         return 1;
     if (install_must_wait(p, space))
         return !space->late.bytes;
+    storm_lock(p);
     if (space->late.bytes)
         move_late(p, space);
     space->left_count = 0;
+    storm_unlock(p);
     return 1;
 }
 
@@ -218,21 +220,27 @@ int events_readable(const struct pager *p, const struct space *space)
 }
 
 /* One message: the userfaultfd of a fork that came with others would be ours alone until those before it are applied. */
-void events_read(struct pager *p, struct space *space)
+static void read_and_apply(struct pager *p, struct space *space)
 {
     struct uffd_msg message;
-    long n;
+    long n = raw3(SYS_read, space->uffd, &message, sizeof(message));
 
-    if (events_free_spaces(p) < SPACES_RESERVE)
-        events_reap(p);
-    if (space->uffd < 0 || !events_readable(p, space))
-        return;
-    n = raw3(SYS_read, space->uffd, &message, sizeof(message));
     if (n == -EAGAIN || n == -EINTR)
         return;
     if (n != sizeof(message))
         pager_lost(WR_LOST_UFFD_READ, n);
     apply(p, space, &message);
+}
+
+void events_read(struct pager *p, struct space *space)
+{
+    if (events_free_spaces(p) < SPACES_RESERVE)
+        events_reap(p);
+    if (space->uffd < 0 || !events_readable(p, space))
+        return;
+    storm_lock(p);
+    read_and_apply(p, space);
+    storm_unlock(p);
 }
 
 int events_settle(struct pager *p, struct space *space)

@@ -22,7 +22,7 @@ enum {
     DEATH_SECONDS = 5,
     FAIL_STOP_ROUNDS = 100,
     STUCK_TURNS = 5000,
-    FAULTS_IN_A_ROW = 16,
+    STORM_WAIT_NS = 100000,
 };
 
 struct timespec_raw {
@@ -324,6 +324,13 @@ static int may_fill(const struct pager *p, const struct space *space)
     return events_readable(p, space) || !install_must_wait(p, space);
 }
 
+int pager_may_fill_own(struct pager *p)
+{
+    const struct space *own = &p->spaces[0];
+
+    return p->spaces_used == 1 && own->missing && !p->target_gone && index_seen(p) && may_fill(p, own);
+}
+
 static int fill_a_child(struct pager *p)
 {
     for (uint32_t s = 1; s < p->spaces_count; s++) {
@@ -382,7 +389,9 @@ static void end_keeper(void)
 
 static void run_out(struct pager *p)
 {
-    ahead_stop(p);
+    worker_stop(&p->ahead.worker, &p->ctl->ahead);
+    worker_stop(&p->storm.worker, &p->ctl->storm);
+    storm_account(p);
     end_keeper();
     shared_finish(p);
     raw1(SYS_close, WR_PAGER_UFFD);
@@ -427,12 +436,20 @@ static int told_alone(void)
            message.kind == WR_MESSAGE_ALONE;
 }
 
-/* Looks at all fds at once; sleeps only when told to. */
+/* Where the program faults again at once the next fault is waited for, as long as it may take it: it may need this CPU. */
+static long patience_ns(const struct pager *p, int idle)
+{
+    if (idle)
+        return CTL_LOOK_NS;
+    return !p->faults_count && storm_now(p) ? STORM_WAIT_NS : 0;
+}
+
+/* Looks at all fds at once; sleeps when told to, and in a storm. */
 static void look(struct pager *p, int idle)
 {
     struct pollfd fds[2 + 2 * SPACES_MAX], *shared_fds = &fds[2 + p->spaces_count];
     const struct shared *shared = &p->shared;
-    struct timespec_raw timeout = {0, idle ? CTL_LOOK_NS : 0};
+    struct timespec_raw timeout = {0, patience_ns(p, idle)};
     long ready;
 
     /* Neither the index nor `go` wakes us, and with all memory in place the launcher waits for us from `go` on. */
@@ -466,27 +483,13 @@ static void look(struct pager *p, int idle)
             shared_read(p, &shared->spaces[s]);
 }
 
-/* Where faults come back to back the fill has no turn, and when three batches are decoded the other thread has nothing to
- * do any more. So one chunk that is decoded goes into place after each: it takes half of what its fault would. */
-static void fill_between_faults(struct pager *p)
-{
-    struct space *own = &p->spaces[0];
-
-    if (++p->faults_in_a_row < FAULTS_IN_A_ROW || !p->eager_done || p->ctl->fill != WR_FILL_BACKGROUND)
-        return;
-    if (p->spaces_used == 1 && own->missing && !p->target_gone && index_seen(p) && may_fill(p, own))
-        batch_advance(p, &p->counters->fill_pages);
-}
-
 /* One step of work; 0 when there is none. */
 static int work(struct pager *p)
 {
     if (p->faults_count) {
         fault_one(p);
-        fill_between_faults(p);
         return 1;
     }
-    p->faults_in_a_row = 0;
     if (!p->eager_done)
         return eager_one(p);
     if (hot_one(p, &p->counters->fill_pages))
@@ -550,11 +553,13 @@ _Noreturn void pager_main(const struct wr_runtime *rt, uint32_t process)
     pager_bytes += WR_CHUNK_BYTES;
     if (chunk_init(p) != 0)
         pager_lost(WR_LOST_POOL, -ENOMEM);
-    pager_bytes += ahead_init(p, (uint8_t *)rt->pool + pager_bytes);
+    pager_bytes += worker_init(p, &p->ahead.worker, (uint8_t *)rt->pool + pager_bytes);
+    pager_bytes += worker_init(p, &p->storm.worker, (uint8_t *)rt->pool + pager_bytes);
     pager_bytes += shared_init(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     init_spaces(p, (uint8_t *)rt->pool + pager_bytes, rt->pool_bytes - pager_bytes);
     for (;;) {
         look(p, !busy);
+        storm_account(p);
         p->resumed = p->resumed || __atomic_load_n(&p->ctl->go, __ATOMIC_SEQ_CST) != 0;
         busy = work(p);
         if (!busy && complete(p))

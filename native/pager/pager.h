@@ -6,7 +6,9 @@
  *   decode.c   frames of the store into pages
  *   chunk.c    where a chunk is decoded to, and the staging slots for it
  *   batch.c    chunks of the fill, decoded by whoever is free, installed by the pager
- *   ahead.c    a second thread, which decodes batches and populates staging
+ *   worker.c   what the pager's other threads have in common
+ *   ahead.c    a thread that decodes batches and populates staging, and installs nothing
+ *   storm.c    a thread that installs while the program does nothing but wait
  *   cost.c     what MOVE and COPY cost, and which is taken
  *   install.c  pages from memory into a space: MOVE, COPY, ZEROPAGE, POISON, and what each errno means
  *   events.c   what the kernel tells: faults, forks, moved and dropped ranges
@@ -17,8 +19,9 @@
  *   trace.c    what happened, in memory shared with the launcher
  *   pager.c    the loop: faults first, then what must be there before resume, then the rest
  *
- * One thread does it all, so there are no locks: what a userfaultfd's owner must keep in order (an event read, then
- * the pages it concerns forgotten, then the next install) is kept in order by being done in order.
+ * What a userfaultfd's owner must keep in order (an event read, then the pages it concerns forgotten, then the next
+ * install) is kept in order by being done in order, in one thread; the one that storm.c adds installs under a lock, which
+ * that thread holds while it reads events. storm.c says which memory the two share.
  */
 #ifndef RESTORER_PAGER_H
 #define RESTORER_PAGER_H
@@ -111,13 +114,34 @@ struct batch {
     int results[BATCH_RECORDS];   /* of decoder_run; -EAGAIN: not decoded into the batch */
 };
 
-/* The thread that decodes ahead. */
-struct ahead {
+/* A thread beside the pager's own. */
+struct worker {
     uint32_t stop;
     uint32_t bell; /* futex: something has changed for the thread */
     uint32_t asleep;
     uint32_t usable;
     struct decoder decoder;
+};
+
+/* The thread that decodes ahead. */
+struct ahead {
+    struct worker worker;
+    int resting; /* slots enough are populated */
+};
+
+/* The thread that installs while the program only waits; storm.c says who may touch what. */
+struct storm {
+    struct worker worker;
+    uint32_t lock;   /* futex: 0 free, 1 held, 2 held and waited for */
+    int32_t level;   /* of faults that came at once after the answer to the one before */
+    uint32_t stalls; /* how often the pager has waited for it for long */
+    uint32_t on;     /* 1: it may work, while `last` is a moment ago */
+    uint32_t begun;
+    uint64_t last;  /* when a fault was last begun or answered */
+    uint64_t pages; /* installed and not counted yet */
+    uint64_t first; /* records [first, end) are those of the window it is at, from `next` on */
+    uint64_t next;
+    uint64_t end;
 };
 
 /* Averages for a page, see cost.c; 0: not known yet. */
@@ -155,6 +179,8 @@ struct pager {
 
     struct decoder decoder;
     struct ahead ahead;
+    struct storm storm;
+    uint32_t storm_locks; /* how often the pager has taken it */
     struct batch batches[WR_BATCHES];
     uint32_t batches_opened;
     uint64_t batch_next; /* records below are in a batch, or were not needed */
@@ -180,8 +206,7 @@ struct pager {
     uint64_t traced_count;
     uint64_t used_count;
 
-    int crowded; /* spaces have run short once: whatever the policy, all that is missing is brought */
-    uint32_t faults_in_a_row;
+    int crowded;    /* spaces have run short once: whatever the policy, all that is missing is brought */
     uint32_t stuck; /* turns in which nothing could be done for want of spaces */
     int eager_done;
     int resumed;     /* ctl.go was seen set: from here on nobody writes through file-private views */
@@ -272,16 +297,35 @@ void batch_finish(struct batch *batch, uint32_t place, int result);
 /* The record at `place` as decoded into the batch, its result; -EAGAIN: it is not there. */
 int batch_decoded(struct pager *p, struct batch *batch, uint32_t place, struct decoded *decoded);
 
-/* ---- ahead.c ---- */
+/* ---- worker.c ---- */
 
 /* Cuts what the thread needs from zeroed `memory`; gives the bytes used. */
-uint64_t ahead_init(struct pager *p, uint8_t *memory);
+uint64_t worker_init(const struct pager *p, struct worker *worker, uint8_t *memory);
 
 /* There may be work for the thread. */
-void ahead_ring(struct pager *p);
+void worker_ring(struct worker *worker);
 
-/* Returns when the thread has gone. */
-void ahead_stop(struct pager *p);
+/* Returns when the thread, whose ID is in the futex `word`, has gone. */
+void worker_stop(struct worker *worker, uint32_t *word);
+
+/* The thread: does `work` for as long as that gives 1, then sleeps until it is rung for. */
+_Noreturn void worker_run(struct pager *p, struct worker *worker, int (*work)(struct pager *p));
+
+/* ---- storm.c ---- */
+
+/* What lies between them happens while the second thread installs nothing. They nest. */
+void storm_lock(struct pager *p);
+void storm_unlock(struct pager *p);
+
+/* Around the answer to a fault. */
+void storm_begin(struct pager *p, const struct fault *fault);
+void storm_end(struct pager *p);
+
+/* Whether the program has faulted again and again, and a moment ago. */
+int storm_now(const struct pager *p);
+
+/* Adds what the second thread has installed to the counters. */
+void storm_account(struct pager *p);
 
 /* ---- fault.c ---- */
 
@@ -421,6 +465,9 @@ void events_reap(struct pager *p);
 
 /* Waits until the word is set by the launcher or by another pager; ends the program with the launcher. */
 void pager_await(struct pager *p, uint32_t *word, uint32_t while_equal);
+
+/* Whether the fill of the process's own space may go on, no other needing the same pages. */
+int pager_may_fill_own(struct pager *p);
 
 /* Whether some space lacks a page of the record. */
 int pager_needs(const struct pager *p, uint64_t record);

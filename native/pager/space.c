@@ -93,12 +93,27 @@ static void split(struct space *space, uint64_t addr)
     insert_view(space, i + 1, upper);
 }
 
-void space_settle(struct space *space, uint64_t index, uint32_t first, uint32_t count)
+static uint16_t needed(const struct space *space, uint64_t index)
 {
-    uint16_t gone = space->need[index] & mask_of(first, count);
+    return __atomic_load_n(&space->need[index], __ATOMIC_RELAXED);
+}
 
-    space->need[index] &= (uint16_t)~gone;
-    space->missing -= (uint64_t)__builtin_popcount(gone);
+/* Who clears a bit counts it. */
+static uint32_t forget(struct space *space, uint64_t index, uint16_t pages)
+{
+    uint32_t gone;
+
+    if (!(needed(space, index) & pages))
+        return 0;
+    gone = (uint32_t)__builtin_popcount(
+        __atomic_fetch_and(&space->need[index], (uint16_t)~pages, __ATOMIC_SEQ_CST) & pages);
+    __atomic_fetch_sub(&space->missing, gone, __ATOMIC_SEQ_CST);
+    return gone;
+}
+
+uint32_t space_settle(struct space *space, uint64_t index, uint32_t first, uint32_t count)
+{
+    return forget(space, index, mask_of(first, count));
 }
 
 /* The pages of a record's window that lie in [start, end) of image addresses. */
@@ -114,18 +129,14 @@ static uint16_t pages_within(const struct wr_record *record, uint64_t start, uin
 
 static uint64_t forget_image(struct space *space, uint64_t start, uint64_t end)
 {
-    uint64_t before = space->missing;
+    uint64_t forgotten = 0;
 
     for (uint64_t i = space_record_at(space, start); i < space->records_count; i++) {
-        uint16_t gone;
-
         if (space->records[i].addr >= end)
             break;
-        gone = space->need[i] & pages_within(&space->records[i], start, end);
-        space->need[i] &= (uint16_t)~gone;
-        space->missing -= (uint64_t)__builtin_popcount(gone);
+        forgotten += forget(space, i, pages_within(&space->records[i], start, end));
     }
-    return before - space->missing;
+    return forgotten;
 }
 
 static int is_needed(const struct space *space, const struct view *view)
@@ -135,7 +146,7 @@ static int is_needed(const struct space *space, const struct view *view)
     for (uint64_t i = space_record_at(space, view->image); i < space->records_count; i++) {
         if (space->records[i].addr >= end)
             break;
-        if (space->need[i] & pages_within(&space->records[i], view->image, end))
+        if (needed(space, i) & pages_within(&space->records[i], view->image, end))
             return 1;
     }
     return 0;
@@ -351,7 +362,7 @@ int64_t space_wanted(const struct space *space, uint64_t addr)
     record = space_record_at(space, image);
     if (record == space->records_count || space->records[record].addr > image)
         return -1;
-    if (!(space->need[record] >> ((image - space->records[record].addr) / WR_PAGE_BYTES) & 1))
+    if (!(needed(space, record) >> ((image - space->records[record].addr) / WR_PAGE_BYTES) & 1))
         return -1;
     return (int64_t)record;
 }
@@ -359,13 +370,14 @@ int64_t space_wanted(const struct space *space, uint64_t addr)
 int space_next_run(struct space *space, uint64_t index, uint32_t from, struct run *run)
 {
     uint64_t window = space->records[index].addr;
+    uint32_t need;
 
-    while (from < WR_CHUNK_PAGES && space->need[index] >> from) {
+    while (from < WR_CHUNK_PAGES && (need = needed(space, index)) >> from) {
         const struct view *view;
         uint64_t image;
         uint32_t end;
 
-        from += (uint32_t)__builtin_ctz(space->need[index] >> from);
+        from += (uint32_t)__builtin_ctz(need >> from);
         image = window + from * (uint64_t)WR_PAGE_BYTES;
         view = view_of_image(space, image);
         if (!view || view->image > image) {
@@ -373,8 +385,7 @@ int space_next_run(struct space *space, uint64_t index, uint32_t from, struct ru
             continue;
         }
         for (end = from + 1; end < WR_CHUNK_PAGES; end++)
-            if (!(space->need[index] >> end & 1) ||
-                window + end * (uint64_t)WR_PAGE_BYTES >= view_image_end(view))
+            if (!(need >> end & 1) || window + end * (uint64_t)WR_PAGE_BYTES >= view_image_end(view))
                 break;
         *run = (struct run){.at = view->start + (image - view->image),
                             .first = from,

@@ -14,7 +14,7 @@ import signal
 import struct
 
 from restorer import wire
-from restorer.program import ANY, CTL, SLOT, Image, Program, Slot, exactly
+from restorer.program import ANY, CTL, SLOT, Ctl, Image, Program, Slot, exactly
 from restorer.state import channel, credentials, seccomp, threads
 from restorer.state.userfault import Userfaults
 from restorer.syscalls import NR
@@ -24,11 +24,12 @@ _WALL = 0x40000000
 _PR_SET_NAME = 15
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 # CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
-_DECODER_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000 | 0x100000 | 0x200000
+_THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000 | 0x100000 | 0x200000
 _ARGS_CHILD_TID, _ARGS_PARENT_TID = 16, 24
-_DECODER_STACK_BYTES, _TLS_BYTES = 65536, 4096
+_STACK_BYTES, _TLS_BYTES = 65536, 4096
 _NICE = -10 & 0xFFFFFFFF
-_SCHED_ATTR, _SCHED_IDLE = struct.Struct("<II40x"), 5
+_SCHED_ATTR, _SCHED_OTHER, _SCHED_IDLE = struct.Struct("<IIQiIQQQ"), 0, 5
+_LONG_SLICE_NS = 100_000_000
 _CLOSE_ALL_ABOVE = 0xFFFFFFFF
 _SIGACTION, _SIGSET_BYTES, _SIG_IGN = struct.Struct("<4Q"), 8, 1
 _POLLFD = struct.Struct("<ihh")
@@ -152,6 +153,7 @@ def emit(state: credentials.Credentials, uffds: Userfaults, image: Image) -> Non
         _emit_keeper(image, len(fds))
         program.syscall(NR.prctl, _PR_SET_NAME, image.string("restorer-pager"))
         _emit_decoder(image)
+        _emit_installer(image)
         _emit_filter(image.pager)
         program.become_pager(image.index)
 
@@ -182,16 +184,35 @@ def _emit_keeper(image: Image, fd: int) -> None:
 
 def _emit_decoder(image: Image) -> None:
     """A thread of the pager that decodes ahead, and gets no CPU that anybody else wants."""
-    program = image.pager
-    args = threads.clone_args(image, _DECODER_FLAGS)
-    program.store(args + _ARGS_CHILD_TID, CTL.ahead)
-    program.store(args + _ARGS_PARENT_TID, CTL.ahead)
-    program.store(args + threads.ARGS_STACK, image.reserve(_DECODER_STACK_BYTES))
-    program.store(args + threads.ARGS_STACK_BYTES, _DECODER_STACK_BYTES)
-    program.store(args + threads.ARGS_TLS, image.reserve(_TLS_BYTES))
-    thread = program.spawn(args, threads.CLONE_ARGS_BYTES, image.decoder)
-    program.syscall(NR.sched_setattr, thread, image.data(_SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_IDLE)), 0)
+    thread = _emit_thread(image, image.decoder, CTL.ahead)
+    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_IDLE, 0, 0, 0, 0, 0, 0)
+    image.pager.syscall(NR.sched_setattr, thread, image.data(attributes), 0)
     image.decoder.decode_ahead()
+
+
+def _emit_installer(image: Image) -> None:
+    """A thread of the pager that installs beside it while the program only waits.
+
+    As nice as a program is by default: where it is less nice a thread that wakes has had more than its share,
+    and waits. Its slices are long, so that none need wait for the end of one: who has shorter ones goes first
+    (PREEMPT_SHORT in kernel/sched/fair.c, Linux 6.12).
+    """
+    thread = _emit_thread(image, image.installer, CTL.storm)
+    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_OTHER, 0, 0, 0, _LONG_SLICE_NS, 0, 0)
+    image.pager.syscall(NR.sched_setattr, thread, image.data(attributes), 0)
+    image.installer.install_in_storms()
+
+
+def _emit_thread(image: Image, of: Program, tid: Ctl) -> Slot:
+    """A thread of the pager that runs the program `of`; the kernel clears the word `tid` when it has gone."""
+    program = image.pager
+    args = threads.clone_args(image, _THREAD_FLAGS)
+    program.store(args + _ARGS_CHILD_TID, tid)
+    program.store(args + _ARGS_PARENT_TID, tid)
+    program.store(args + threads.ARGS_STACK, image.reserve(_STACK_BYTES))
+    program.store(args + threads.ARGS_STACK_BYTES, _STACK_BYTES)
+    program.store(args + threads.ARGS_TLS, image.reserve(_TLS_BYTES))
+    return program.spawn(args, threads.CLONE_ARGS_BYTES, of)
 
 
 def _emit_filter(program: Program) -> None:

@@ -58,6 +58,7 @@ OFFSETS = {
     ("wr_ctl", "failure"): 32,
     ("wr_ctl", "counters"): 56,
     ("wr_ctl", "suspended"): 208,
+    ("wr_ctl", "storm"): 212,
     ("wr_ctl", "calls"): 216,
     ("wr_segment", "image"): 16,
     ("wr_segment", "flags"): 24,
