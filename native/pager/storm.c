@@ -27,13 +27,13 @@ enum {
     LEVEL_STORM =
         16, /* so many faults more came a moment after the last answer than LEVEL_LATE times those that did not */
     LEVEL_MAX = 24,
-    LEVEL_LATE = 4,
+    LEVEL_LATE = 2,
     STALLS_MAX = 16,
     /* Of the time stamp counter, which runs at 1 to 5 GHz. */
     MOMENT_CYCLES = 500000, /* 100 to 500 us */
     SPIN_CYCLES =
         100000, /* as long as a chunk's COPY may take: who holds the lock for longer has been preempted */
-    STALL_CYCLES = 1000000, /* ... by who wants the CPU for himself */
+    STALL_CYCLES = 4000000, /* 0.8 to 4 ms: by who wants the CPU for himself */
 };
 
 static int within_moment(uint64_t since, uint64_t now)
