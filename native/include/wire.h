@@ -373,14 +373,15 @@ enum wr_wipes_limits {
     WR_WIPES = 64,
 };
 
-/* The answer to WR_MESSAGE_WIPES: where the process has MADV_WIPEONFORK, ascending. */
+/* The answer to WR_MESSAGE_WIPES: where the process has MADV_WIPEONFORK from an address on, ascending. */
 struct wr_wipes {
     uint32_t ready; /* futex: 1 = the rest is written; set to 0 by the pager before it asks */
-    uint32_t count; /* WR_WIPES + 1 when there were more, or the process could not be looked at */
+    uint32_t count; /* WR_WIPES + 1 when the process could not be looked at */
     struct {
         uint64_t start;
         uint64_t end;
     } list[64];
+    uint64_t next; /* where there is more to be asked for; 0: that was all */
 };
 
 /* Shared memory of launcher, loader and pager: one page-aligned block, MAP_SHARED in the region. */
@@ -546,7 +547,8 @@ enum wr_message_kind {
         15, /* all threads are there, and will have seccomp filters: suspend them until each has left */
     WR_MESSAGE_SHARED_BAD = 16, /* as POISONED, of shared memory: the pager cannot go on */
     WR_MESSAGE_CALLS = 17,      /* who is in madvise(2) now? The answer is written to ctl->calls */
-    WR_MESSAGE_WIPES = 18,      /* where is MADV_WIPEONFORK now? The answer is written to ctl->wipes */
+    WR_MESSAGE_WIPES =
+        18, /* where from address a on is MADV_WIPEONFORK now? The answer is written to ctl->wipes */
 };
 
 enum wr_lost {

@@ -209,7 +209,7 @@ static void handle(struct launch *launch, struct member *member, const struct wr
         calls_answer(&member->region.ctl->calls);
         break;
     case WR_MESSAGE_WIPES:
-        wipes_answer(&member->region.ctl->wipes, member->pid);
+        wipes_answer(&member->region.ctl->wipes, member->pid, message->a);
         break;
     case WR_MESSAGE_HOT_BAD:
         warn("the working set is damaged from block %llu on and is not used: pack it again with 'restorer "

@@ -15,8 +15,8 @@ enum { THREADS_MAX = 4096, LINE_BYTES = PATH_MAX + 128 };
 
 static void note(struct wr_wipes *wipes, uint64_t start, uint64_t end)
 {
-    if (wipes->count >= WR_WIPES) {
-        wipes->count = WR_WIPES + 1;
+    if (wipes->count == WR_WIPES) {
+        wipes->next = wipes->next != 0 ? wipes->next : start;
         return;
     }
     wipes->list[wipes->count].start = start;
@@ -26,7 +26,7 @@ static void note(struct wr_wipes *wipes, uint64_t start, uint64_t end)
 
 /* proc_pid_smaps(5): a line as in maps begins each mapping, and its flags come last, "wf" for MADV_WIPEONFORK. False where
  * there is no mapping: the thread has left its mm. */
-static bool look(struct wr_wipes *wipes, pid_t tid)
+static bool look(struct wr_wipes *wipes, pid_t tid, uint64_t from)
 {
     char line[LINE_BYTES];
     unsigned long long start = 0, end = 0;
@@ -34,12 +34,13 @@ static bool look(struct wr_wipes *wipes, pid_t tid)
     if (maps == NULL)
         return false;
     wipes->count = 0;
+    wipes->next = 0;
     while (fgets(line, sizeof(line), maps) != NULL) {
-        unsigned long long from, to;
-        if (sscanf(line, "%llx-%llx ", &from, &to) == 2) {
-            start = from;
+        unsigned long long at, to;
+        if (sscanf(line, "%llx-%llx ", &at, &to) == 2) {
+            start = at;
             end = to;
-        } else if (strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " wf") != NULL) {
+        } else if (end > from && strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " wf") != NULL) {
             note(wipes, start, end);
         }
     }
@@ -47,14 +48,14 @@ static bool look(struct wr_wipes *wipes, pid_t tid)
     return end != 0;
 }
 
-void wipes_answer(struct wr_wipes *wipes, pid_t pid)
+void wipes_answer(struct wr_wipes *wipes, pid_t pid, uint64_t from)
 {
     static pid_t tids[THREADS_MAX];
     size_t threads = proc_list(pid, tids, THREADS_MAX);
     bool seen = false;
     wipes->count = WR_WIPES + 1;
     for (size_t i = 0; i < threads && !seen; i++)
-        seen = look(wipes, tids[i]);
+        seen = look(wipes, tids[i], from);
     __atomic_store_n(&wipes->ready, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, &wipes->ready, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }

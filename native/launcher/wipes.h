@@ -8,7 +8,8 @@
 
 #include "wire.h"
 
-/* Fills `wipes` for the mm of process `pid`, whichever of its threads still has it, and wakes who waits for it. */
-void wipes_answer(struct wr_wipes *wipes, pid_t pid);
+/* Fills `wipes` for the mm of process `pid` from address `from` on, whichever of its threads still has it, and wakes who waits
+ * for it. */
+void wipes_answer(struct wr_wipes *wipes, pid_t pid, uint64_t from);
 
 #endif

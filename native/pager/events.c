@@ -67,15 +67,19 @@ void events_reap(struct pager *p)
 static void learn_wipes(struct pager *p, struct space *space)
 {
     struct wr_wipes *wipes = &p->ctl->wipes;
+    uint64_t from = 0;
 
-    pager_ask(p, WR_MESSAGE_WIPES, &wipes->ready);
-    if (wipes->count > WR_WIPES)
-        pager_lost(WR_LOST_WIPES, -ENOSPC);
-    for (uint32_t i = 0; i < wipes->count; i++) {
-        if (!space_has_room(space))
-            pager_lost(WR_LOST_POOL, -ENOSPC);
-        space_wipe(space, wipes->list[i].start, wipes->list[i].end);
-    }
+    do {
+        pager_ask(p, WR_MESSAGE_WIPES, from, &wipes->ready);
+        if (wipes->count > WR_WIPES)
+            pager_lost(WR_LOST_WIPES, -ENOENT);
+        for (uint32_t i = 0; i < wipes->count; i++) {
+            if (!space_has_room(space))
+                pager_lost(WR_LOST_POOL, -ENOSPC);
+            space_wipe(space, wipes->list[i].start, wipes->list[i].end);
+        }
+        from = wipes->next;
+    } while (from);
 }
 
 static void forked(struct pager *p, struct space *parent, int uffd)

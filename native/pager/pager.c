@@ -205,10 +205,10 @@ void pager_await(struct pager *p, uint32_t *word, uint32_t while_equal)
         fail_stop(p);
 }
 
-void pager_ask(struct pager *p, uint32_t kind, uint32_t *ready)
+void pager_ask(struct pager *p, uint32_t kind, uint64_t about, uint32_t *ready)
 {
     __atomic_store_n(ready, 0, __ATOMIC_SEQ_CST);
-    pager_say(kind, 0, 0, 0, -1);
+    pager_say(kind, about, 0, 0, -1);
     while (!__atomic_load_n(ready, __ATOMIC_ACQUIRE))
         pager_await(p, ready, 0);
 }

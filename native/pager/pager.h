@@ -484,7 +484,7 @@ void pager_bring(struct pager *p, uint64_t index, int urgent, uint64_t *counter)
 void pager_say(uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd);
 
 /* Asks the launcher, and waits for `ready`, which it sets once it has answered in wr_ctl. */
-void pager_ask(struct pager *p, uint32_t kind, uint32_t *ready);
+void pager_ask(struct pager *p, uint32_t kind, uint64_t about, uint32_t *ready);
 
 /* `child` is that of a forked process. The launcher gets a copy of its userfaultfd: should we die, the child's missing pages
  * must not turn into zeroes before the launcher has killed it. */

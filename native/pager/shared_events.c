@@ -39,7 +39,7 @@ static const struct wr_calls *ask(struct pager *p)
 {
     struct wr_calls *calls = &p->ctl->calls;
 
-    pager_ask(p, WR_MESSAGE_CALLS, &calls->ready);
+    pager_ask(p, WR_MESSAGE_CALLS, 0, &calls->ready);
     return calls;
 }
 
