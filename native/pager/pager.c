@@ -52,10 +52,14 @@ void pager_say(uint32_t kind, uint64_t a, uint64_t b, uint64_t c, int fd)
     raw3(SYS_sendmsg, WR_PAGER_CHANNEL, &header, MSG_NOSIGNAL);
 }
 
-/* 0 when there is none. */
-static int kill_keeper(void)
+/* It has left the mm when its pidfd says that it has ended (do_exit: exit_mm, then exit_notify), and nobody need reap it, as
+ * long as we are there: a zombie would keep the program's session. */
+static void end_keeper(void)
 {
-    return raw4(SYS_pidfd_send_signal, WR_PAGER_KEEPER, SIGKILL, 0, 0) == 0;
+    struct pollfd gone = {.fd = WR_PAGER_KEEPER, .events = POLLIN};
+
+    if (raw4(SYS_pidfd_send_signal, WR_PAGER_KEEPER, SIGKILL, 0, 0) == 0)
+        raw6(SYS_ppoll, (long)&gone, 1, 0, 0, 0, 0);
 }
 
 /* With 0 when nobody is left who could miss a page; only the launcher's own child could tell it so by its exit code. With
@@ -63,7 +67,7 @@ static int kill_keeper(void)
 static _Noreturn void leave(int code)
 {
     if (code == 0) {
-        kill_keeper();
+        end_keeper();
         pager_say(WR_MESSAGE_LEFT, 0, 0, 0, -1);
     }
     for (;;)
@@ -376,15 +380,6 @@ static int fill_any(struct pager *p)
         return fill_own(p);
     note_stuck(p);
     return 0;
-}
-
-/* It has left the mm when its pidfd says that it has ended (do_exit: exit_mm, then exit_notify). */
-static void end_keeper(void)
-{
-    struct pollfd gone = {.fd = WR_PAGER_KEEPER, .events = POLLIN};
-
-    if (kill_keeper())
-        raw6(SYS_ppoll, (long)&gone, 1, 0, 0, 0, 0);
 }
 
 static void run_out(struct pager *p)
