@@ -236,16 +236,19 @@ static bool listen_once(struct word *word)
     return fd < 0 || keep(word, fd);
 }
 
-static void guard_main(int link) __attribute__((noreturn));
+static void guard_main(int link, bool namespace) __attribute__((noreturn));
 
-static void guard_main(int link)
+static void guard_main(int link, bool namespace)
 {
     struct word word;
+    say_cleanup(NULL); /* the launcher's */
     prctl(PR_SET_NAME, "restorer-guard");
     if (dup2(link, LINK_FD) < 0)
         _exit(1);
     close_range(LINK_FD + 1, ~0U, 0);
-    proc_open();
+    /* Of a namespace it ends the init, and what is at /proc is of that namespace. */
+    if (!namespace)
+        proc_open();
     setsid();
     while (listen_once(&word))
         continue;
@@ -331,7 +334,7 @@ void guard_start(struct tree *tree)
     tree->guard_link = link[0];
     tree->guard = fork_outside(tree->init);
     if (tree->guard == 0)
-        guard_main(link[1]);
+        guard_main(link[1], tree->init > 0);
     close(link[1]);
     if (tree->guard < 0)
         die("cannot make the guard of the restored process: %s", strerror(errno));

@@ -15,11 +15,9 @@ import pytest
 from tests.live.harness import Program, Restored, Restorer, is_running, pagers, wait_until
 
 
-def victim_of(restored: Restored, who: str) -> int:
-    if who == "launcher":
-        return restored.launcher
+def victims_of(restored: Restored, who: str) -> list[int]:
     (pager,) = pagers(restored.pid)
-    return pager
+    return {"pager": [pager], "launcher": [restored.launcher], "both": [pager, restored.launcher]}[who]
 
 
 @pytest.fixture
@@ -36,10 +34,11 @@ def lazy(restorer: Restorer, program: Callable[[str], Program]) -> Callable[[str
 
 
 @pytest.mark.parametrize("mode", ["same", "ns"])
-@pytest.mark.parametrize("who", ["pager", "launcher"])
+@pytest.mark.parametrize("who", ["pager", "launcher", "both"])
 def test_idle(lazy: Callable[[str], tuple[Program, Restored]], who: str, mode: str) -> None:
     started, restored = lazy(mode)
-    os.kill(victim_of(restored, who), signal.SIGKILL)
+    for victim in victims_of(restored, who):
+        os.kill(victim, signal.SIGKILL)
     restored.wait_gone()
     assert started.outcome() == ""
 
@@ -48,7 +47,7 @@ def test_idle(lazy: Callable[[str], tuple[Program, Restored]], who: str, mode: s
 @pytest.mark.parametrize("round_", range(4))
 def test_while_reading(lazy: Callable[[str], tuple[Program, Restored]], who: str, round_: int) -> None:
     started, restored = lazy("same")
-    victim = victim_of(restored, who)
+    (victim,) = victims_of(restored, who)
     started.go()
     time.sleep(random.Random(round_).uniform(0, 0.03))
     os.kill(victim, signal.SIGKILL)

@@ -21,7 +21,7 @@ SIZES = {
     "wr_record": 32,
     "wr_failure": 24,
     "wr_counters": 152,
-    "wr_ctl": 3304,
+    "wr_ctl": 3312,
     "wr_runtime": 224,
     "wr_hot": 32,
     "wr_hot_block": 24,
