@@ -54,6 +54,8 @@ static void *owner(void *argument)
 static void wake(size_t i)
 {
     __atomic_store_n(word(i) + 1, 1, __ATOMIC_SEQ_CST);
+    /* For who has looked at the word beside it, and does not wait yet. */
+    __atomic_store_n(word(i), 0, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, word(i), i % 2 ? FUTEX_WAKE_PRIVATE : FUTEX_WAKE, INT32_MAX);
 }
 
