@@ -39,28 +39,22 @@ struct kept {
 static struct kept *kept;
 static size_t kept_count, kept_room;
 
-/* The targets and those below them, in the order in which they were found. Killed are these, not whoever is found below a
- * target later: when it has ended its children have another parent. */
-struct family {
-    size_t count;
-    struct lineage one[LINEAGE_MAX];
-};
-
-/* All processes at one moment. */
+/* Processes at one moment. The family: the targets and those below them, in the order in which they were found. Killed are
+ * these, not whoever is found below a target later: when it has ended its children have another parent. */
 struct listing {
     size_t count;
     struct lineage one[LINEAGE_MAX];
 };
 
-static bool has(const struct family *family, pid_t pid)
+static const struct lineage *find(const struct listing *listing, pid_t pid)
 {
-    for (size_t i = 0; i < family->count; i++)
-        if (family->one[i].pid == pid)
-            return true;
-    return false;
+    for (size_t i = 0; i < listing->count; i++)
+        if (listing->one[i].pid == pid)
+            return &listing->one[i];
+    return NULL;
 }
 
-static void stop(const struct lineage *one, struct family *family)
+static void stop(const struct lineage *one, struct listing *family)
 {
     int fd = family->count < LINEAGE_MAX ? lineage_pidfd(one) : -1;
     if (fd < 0)
@@ -70,7 +64,7 @@ static void stop(const struct lineage *one, struct family *family)
     family->one[family->count++] = *one;
 }
 
-static void stop_targets(struct family *family)
+static void stop_targets(struct listing *family)
 {
     for (size_t i = 0; i < kept_count; i++) {
         struct lineage target = {.pid = (pid_t)kept[i].word.number};
@@ -80,23 +74,23 @@ static void stop_targets(struct family *family)
 }
 
 /* One more generation; false when there was none. */
-static bool stop_children(const struct listing *all, struct family *family)
+static bool stop_children(const struct listing *all, struct listing *family)
 {
     size_t before = family->count;
     for (size_t i = 0; i < all->count; i++)
-        if (has(family, all->one[i].stat.parent) && !has(family, all->one[i].pid))
+        if (find(family, all->one[i].stat.parent) != NULL && find(family, all->one[i].pid) == NULL)
             stop(&all->one[i], family);
     return family->count != before;
 }
 
 /* Stopped first, so that none forks while the list is made; the last one has nobody new. */
-static void stop_family(struct listing *all, struct family *family)
+static void stop_family(struct listing *all, struct listing *family)
 {
     size_t before = SIZE_MAX;
     stop_targets(family);
     for (int round = 0; family->count != before && round < ROUNDS_MAX; round++) {
         before = family->count;
-        all->count = lineage_list(all->one, 0);
+        all->count = lineage_all(all->one);
         while (stop_children(all, family))
             continue;
     }
@@ -119,7 +113,7 @@ static bool end_one(const struct lineage *one)
     return fd >= 0;
 }
 
-static bool is_kin(const struct family *family, const struct proc_stat *stat)
+static bool is_kin(const struct listing *family, const struct proc_stat *stat)
 {
     for (size_t i = 0; i < family->count; i++)
         if (family->one[i].stat.group == stat->group && family->one[i].stat.session == stat->session)
@@ -130,18 +124,18 @@ static bool is_kin(const struct family *family, const struct proc_stat *stat)
 /* A thread that was in the middle of a fork stops only when it is through: its child comes up after the lists were made, and
  * once its parent has been killed nothing leads to it. It is none of those that were there, has the group and session of
  * its parent, and lacks memory, which whoever has taken it over does not. */
-static bool is_latecomer(const struct listing *all, const struct family *family, const struct lineage *one)
+static bool is_latecomer(const struct listing *all, const struct listing *family, const struct lineage *one)
 {
-    for (size_t i = 0; i < all->count; i++)
-        if (all->one[i].pid == one->pid && all->one[i].stat.start_ticks == one->stat.start_ticks)
-            return false;
+    const struct lineage *known = find(all, one->pid);
+    if (known != NULL && known->stat.start_ticks == one->stat.start_ticks)
+        return false;
     return is_kin(family, &one->stat) && proc_is_watched(one->pid) && !proc_is_watched(one->stat.parent);
 }
 
-static bool end_latecomers(const struct listing *all, const struct family *family, struct listing *now)
+static bool end_latecomers(const struct listing *all, const struct listing *family, struct listing *now)
 {
     bool any = false;
-    now->count = lineage_list(now->one, 0);
+    now->count = lineage_all(now->one);
     for (size_t i = 0; i < now->count; i++)
         if (is_latecomer(all, family, &now->one[i]))
             any |= end_one(&now->one[i]);
@@ -150,8 +144,8 @@ static bool end_latecomers(const struct listing *all, const struct family *famil
 
 static void end_family(void)
 {
-    struct listing *all = calloc(1, sizeof(*all)), *now = calloc(1, sizeof(*now));
-    struct family *family = calloc(1, sizeof(*family));
+    struct listing *all = calloc(1, sizeof(*all)), *now = calloc(1, sizeof(*now)),
+                   *family = calloc(1, sizeof(*family));
     if (all == NULL || now == NULL || family == NULL)
         return;
     stop_family(all, family);

@@ -39,7 +39,7 @@ static bool mark_below(struct lineage *all, size_t count, pid_t root)
     return found;
 }
 
-size_t lineage_list(struct lineage *all, pid_t root)
+size_t lineage_all(struct lineage *all)
 {
     pid_t *pids = malloc(LINEAGE_MAX * sizeof(*pids));
     size_t listed = pids != NULL ? proc_list(0, pids, LINEAGE_MAX) : 0, count = 0;
@@ -50,6 +50,12 @@ size_t lineage_list(struct lineage *all, pid_t root)
     }
     free(pids);
     qsort(all, count, sizeof(*all), by_pid);
+    return count;
+}
+
+size_t lineage_list(struct lineage *all, pid_t root)
+{
+    size_t count = lineage_all(all);
     while (mark_below(all, count, root))
         continue;
     return count;

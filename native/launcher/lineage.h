@@ -17,8 +17,10 @@ struct lineage {
     bool below;
 };
 
-/* All processes, sorted by PID, with `below` set for the descendants of `root`; how many. `all` has LINEAGE_MAX
- * places. */
+/* All processes, sorted by PID; how many. `all` has LINEAGE_MAX places. */
+size_t lineage_all(struct lineage *all);
+
+/* The same, with `below` set for the descendants of `root`. */
 size_t lineage_list(struct lineage *all, pid_t root);
 
 /* A pidfd of this very process, or -1 when it has gone. */

@@ -85,14 +85,18 @@ bool proc_describe(pid_t pid, char *to, size_t bytes)
     return true;
 }
 
-/* proc_pid_smaps(5): "um" among a mapping's flags. */
+bool proc_has_flag(const char *line, const char *flag)
+{
+    return strncmp(line, "VmFlags:", 8) == 0 && strstr(line + 8, flag) != NULL;
+}
+
 bool proc_is_watched(pid_t pid)
 {
-    char line[PATH_MAX + 128];
+    char line[PROC_MAPS_LINE_BYTES];
     bool found = false;
     FILE *maps = proc_stream(pid, "smaps");
     while (maps != NULL && !found && fgets(line, sizeof(line), maps) != NULL)
-        found = strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " um") != NULL;
+        found = proc_has_flag(line, "um");
     if (maps != NULL)
         fclose(maps);
     return found;

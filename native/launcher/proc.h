@@ -4,6 +4,7 @@
  */
 #ifndef RESTORER_PROC_H
 #define RESTORER_PROC_H
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,6 +39,12 @@ bool proc_maps(pid_t pid, uint64_t start);
 
 /* Whether any thread of the process has such a mapping: a leader that has ended has none itself. */
 bool proc_uses(pid_t pid, uint64_t start);
+
+/* A line of "PID/maps" or "PID/smaps" has no more. */
+enum { PROC_MAPS_LINE_BYTES = PATH_MAX + 128 };
+
+/* Whether a line of "PID/smaps" has this two-letter flag of a mapping (VmFlags in proc_pid_smaps(5)). */
+bool proc_has_flag(const char *line, const char *flag);
 
 /* Whether a mapping of the process is registered with a userfaultfd for pages that are missing. */
 bool proc_is_watched(pid_t pid);

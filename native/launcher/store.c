@@ -173,7 +173,7 @@ static void check_format(const struct store *store)
  * overlayfs shows others. */
 static const uint8_t *mapped_at(const struct store *store)
 {
-    char line[PATH_MAX + 128], access[8];
+    char line[PROC_MAPS_LINE_BYTES], access[8];
     unsigned long long start = 0;
     bool found = false;
     FILE *maps = proc_stream(getpid(), "maps");

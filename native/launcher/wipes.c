@@ -11,7 +11,7 @@
 
 #include "proc.h"
 
-enum { THREADS_MAX = 4096, LINE_BYTES = PATH_MAX + 128 };
+enum { THREADS_MAX = 4096 };
 
 static void note(struct wr_wipes *wipes, uint64_t start, uint64_t end)
 {
@@ -28,7 +28,7 @@ static void note(struct wr_wipes *wipes, uint64_t start, uint64_t end)
  * there is no mapping: the thread has left its mm. */
 static bool look(struct wr_wipes *wipes, pid_t tid, uint64_t from)
 {
-    char line[LINE_BYTES];
+    char line[PROC_MAPS_LINE_BYTES];
     unsigned long long start = 0, end = 0;
     FILE *maps = proc_stream(tid, "smaps");
     if (maps == NULL)
@@ -40,7 +40,7 @@ static bool look(struct wr_wipes *wipes, pid_t tid, uint64_t from)
         if (sscanf(line, "%llx-%llx ", &at, &to) == 2) {
             start = at;
             end = to;
-        } else if (end > from && strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " wf") != NULL) {
+        } else if (end > from && proc_has_flag(line, "wf")) {
             note(wipes, start, end);
         }
     }

@@ -173,7 +173,7 @@ int batch_help(struct pager *p, struct decoder *decoder)
 
 /* ---- the pager: opening ---- */
 
-static uint64_t window_of(const struct pager *p, uint64_t record)
+uint64_t batch_window_of(const struct pager *p, uint64_t record)
 {
     return p->records[record].addr & ~(uint64_t)(WR_HUGE_BYTES - 1);
 }
@@ -221,7 +221,7 @@ static void zero_gaps(const struct pager *p, const struct batch *batch)
 
 static void decide_whole(const struct pager *p, struct batch *batch)
 {
-    int starts_window = batch->first == 0 || window_of(p, batch->first - 1) != batch->window;
+    int starts_window = batch->first == 0 || batch_window_of(p, batch->first - 1) != batch->window;
 
     batch->whole = !__atomic_load_n(&p->huge_dear, __ATOMIC_SEQ_CST) && starts_window &&
                    stored_pages(p, batch) >= DENSE_PAGES && place_whole(p, batch) != 0;
@@ -239,7 +239,7 @@ static void publish(struct pager *p, struct batch *batch, uint32_t count)
 
     batch->done = 0;
     for (uint32_t i = 0; i < count; i++) {
-        int needed = __atomic_load_n(&p->spaces[0].need[batch->first + i], __ATOMIC_RELAXED) != 0;
+        int needed = space_needed(&p->spaces[0], batch->first + i) != 0;
 
         batch->results[i] = -EAGAIN;
         batch->done += !needed;
@@ -265,12 +265,12 @@ static int open_next(struct pager *p)
     if (batch->count || record == p->records_count)
         return 0;
     batch->first = record;
-    batch->window = window_of(p, record);
+    batch->window = batch_window_of(p, record);
     batch->installed = 0;
     batch->broken = 0;
     for (uint32_t i = 0; i < BATCH_RECORDS; i++)
         batch->take[i] = TAKE_DONE;
-    while (record + count < p->records_count && window_of(p, record + count) == batch->window)
+    while (record + count < p->records_count && batch_window_of(p, record + count) == batch->window)
         count++;
     __atomic_store_n(&batch->count, count, __ATOMIC_SEQ_CST);
     decide_whole(p, batch);

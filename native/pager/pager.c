@@ -328,11 +328,14 @@ static int may_fill(const struct pager *p, const struct space *space)
     return events_readable(p, space) || !install_must_wait(p, space);
 }
 
+static int own_may_be_filled(const struct pager *p)
+{
+    return p->spaces[0].missing && !p->target_gone && may_fill(p, &p->spaces[0]);
+}
+
 int pager_may_fill_own(struct pager *p)
 {
-    const struct space *own = &p->spaces[0];
-
-    return p->spaces_used == 1 && own->missing && !p->target_gone && index_seen(p) && may_fill(p, own);
+    return p->spaces_used == 1 && index_seen(p) && own_may_be_filled(p);
 }
 
 static int fill_a_child(struct pager *p)
@@ -370,8 +373,8 @@ static int fill_any(struct pager *p)
     if (!index_seen(p))
         return 0;
     p->crowded |= tight;
-    own_too = own->missing && !p->target_gone && may_fill(p, own) &&
-              (!lazy || p->crowded || own->views_count + VIEWS_RESERVE > own->views_max);
+    own_too =
+        own_may_be_filled(p) && (!lazy || p->crowded || own->views_count + VIEWS_RESERVE > own->views_max);
     if (own_too && !tight)
         return fill_own(p);
     if ((!lazy || p->crowded || p->target_gone) && fill_a_child(p))

@@ -6,6 +6,7 @@
  *   decode.c   frames of the store into pages
  *   chunk.c    where a chunk is decoded to, and the staging slots for it
  *   batch.c    chunks of the fill, decoded by whoever is free, installed by the pager
+ *   mutex.h    a lock
  *   worker.c   what the pager's other threads have in common
  *   ahead.c    a thread that decodes batches and populates staging, and installs nothing
  *   storm.c    a thread that installs while the program does nothing but wait
@@ -279,6 +280,9 @@ int batch_advance(struct pager *p, uint64_t *counter);
 
 /* One step of the fill of the process's own space: 0 when nothing of it is left to do here. */
 int batch_step(struct pager *p, uint64_t *counter);
+
+/* The window, aligned to WR_HUGE_BYTES, that a record lies in. */
+uint64_t batch_window_of(const struct pager *p, uint64_t record);
 
 /* Whether there is one that is not installed yet. */
 int batch_any(const struct pager *p);

@@ -12,10 +12,10 @@
  * the program has just had removed (MADV_REMOVE) by another process, where EEXIST does not tell.
  */
 #include <errno.h>
-#include <linux/futex.h>
 #include <stddef.h>
 #include <sys/syscall.h>
 
+#include "mutex.h"
 #include "pager.h"
 #include "uffd.h"
 
@@ -23,22 +23,18 @@ enum { SHARED_VIEWS_MIN = 16384 };
 
 void shared_lock(struct pager *p)
 {
-    uint32_t *word = &p->shared.common->lock, was = 0;
+    uint32_t *word = &p->shared.common->lock;
 
-    if (p->failing)
+    if (p->failing || mutex_try(word))
         return;
-    if (__atomic_compare_exchange_n(word, &was, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-        return;
-    while (__atomic_exchange_n(word, 2, __ATOMIC_ACQUIRE) != 0)
+    while (mutex_contend(word))
         pager_await(p, word, 2);
 }
 
 void shared_unlock(struct pager *p)
 {
-    uint32_t *word = &p->shared.common->lock;
-
-    if (!p->failing && __atomic_exchange_n(word, 0, __ATOMIC_RELEASE) == 2)
-        raw3(SYS_futex, word, FUTEX_WAKE, 1);
+    if (!p->failing)
+        mutex_give(&p->shared.common->lock);
 }
 
 uint64_t shared_record_at(const struct shared *shared, uint64_t addr)

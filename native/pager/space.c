@@ -93,7 +93,7 @@ static void split(struct space *space, uint64_t addr)
     insert_view(space, i + 1, upper);
 }
 
-static uint16_t needed(const struct space *space, uint64_t index)
+uint16_t space_needed(const struct space *space, uint64_t index)
 {
     return __atomic_load_n(&space->need[index], __ATOMIC_RELAXED);
 }
@@ -103,7 +103,7 @@ static uint32_t forget(struct space *space, uint64_t index, uint16_t pages)
 {
     uint32_t gone;
 
-    if (!(needed(space, index) & pages))
+    if (!(space_needed(space, index) & pages))
         return 0;
     gone = (uint32_t)__builtin_popcount(
         __atomic_fetch_and(&space->need[index], (uint16_t)~pages, __ATOMIC_SEQ_CST) & pages);
@@ -146,7 +146,7 @@ static int is_needed(const struct space *space, const struct view *view)
     for (uint64_t i = space_record_at(space, view->image); i < space->records_count; i++) {
         if (space->records[i].addr >= end)
             break;
-        if (needed(space, i) & pages_within(&space->records[i], view->image, end))
+        if (space_needed(space, i) & pages_within(&space->records[i], view->image, end))
             return 1;
     }
     return 0;
@@ -362,7 +362,7 @@ int64_t space_wanted(const struct space *space, uint64_t addr)
     record = space_record_at(space, image);
     if (record == space->records_count || space->records[record].addr > image)
         return -1;
-    if (!(needed(space, record) >> ((image - space->records[record].addr) / WR_PAGE_BYTES) & 1))
+    if (!(space_needed(space, record) >> ((image - space->records[record].addr) / WR_PAGE_BYTES) & 1))
         return -1;
     return (int64_t)record;
 }
@@ -372,7 +372,7 @@ int space_next_run(struct space *space, uint64_t index, uint32_t from, struct ru
     uint64_t window = space->records[index].addr;
     uint32_t need;
 
-    while (from < WR_CHUNK_PAGES && (need = needed(space, index)) >> from) {
+    while (from < WR_CHUNK_PAGES && (need = space_needed(space, index)) >> from) {
         const struct view *view;
         uint64_t image;
         uint32_t end;

@@ -112,6 +112,9 @@ int space_covers(const struct space *space, uint64_t start, uint64_t end);
  * any more are forgotten on the way. */
 int space_next_run(struct space *space, uint64_t index, uint32_t from, struct run *run);
 
+/* The pages of record `index` that are needed. */
+uint16_t space_needed(const struct space *space, uint64_t index);
+
 /* Pages [first, first + count) of record `index` are no longer needed; gives how many of them were. Two threads may do this
  * at once, and one may look at what is needed meanwhile. All else wants a thread that is alone with the space. */
 uint32_t space_settle(struct space *space, uint64_t index, uint32_t first, uint32_t count);

@@ -21,6 +21,7 @@
 #include <stddef.h>
 #include <sys/syscall.h>
 
+#include "mutex.h"
 #include "pager.h"
 
 enum {
@@ -52,37 +53,28 @@ static void note_stall(struct storm *storm)
 
 void storm_lock(struct pager *p)
 {
-    uint32_t *word = &p->storm.lock, was = 0;
+    uint32_t *word = &p->storm.lock;
     uint64_t began;
 
     /* A fail-stop may begin under it, or while it is waited for: the target is dead by then. */
-    if (p->storm_locks++)
-        return;
-    if (__atomic_compare_exchange_n(word, &was, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (p->storm_locks++ || mutex_try(word))
         return;
     began = trace_now();
     while (trace_now() - began < SPIN_CYCLES) {
         __builtin_ia32_pause();
-        was = 0;
-        if (__atomic_compare_exchange_n(word, &was, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        if (mutex_try(word))
             return;
     }
-    while (__atomic_exchange_n(word, 2, __ATOMIC_SEQ_CST) != 0)
+    while (mutex_contend(word))
         pager_await(p, word, 2);
     if (trace_now() - began > STALL_CYCLES)
         note_stall(&p->storm);
 }
 
-static void release(uint32_t *word)
-{
-    if (__atomic_exchange_n(word, 0, __ATOMIC_SEQ_CST) == 2)
-        raw3(SYS_futex, word, FUTEX_WAKE, 1);
-}
-
 void storm_unlock(struct pager *p)
 {
     if (--p->storm_locks == 0)
-        release(&p->storm.lock);
+        mutex_give(&p->storm.lock);
 }
 
 void storm_begin(struct pager *p, const struct fault *fault)
@@ -135,22 +127,12 @@ void storm_account(struct pager *p)
 
 static void lock(struct pager *p)
 {
-    uint32_t *word = &p->storm.lock, was = 0;
+    uint32_t *word = &p->storm.lock;
 
-    if (__atomic_compare_exchange_n(word, &was, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (mutex_try(word))
         return;
-    while (__atomic_exchange_n(word, 2, __ATOMIC_SEQ_CST) != 0)
+    while (mutex_contend(word))
         raw4(SYS_futex, word, FUTEX_WAIT, 2, 0);
-}
-
-static uint16_t needed(const struct pager *p, uint64_t record)
-{
-    return __atomic_load_n(&p->spaces[0].need[record], __ATOMIC_SEQ_CST);
-}
-
-static uint64_t window_of(const struct pager *p, uint64_t record)
-{
-    return p->records[record].addr / WR_HUGE_BYTES;
 }
 
 /* The next window below; 0 when the pager's own fill has come so far. */
@@ -162,7 +144,7 @@ static int next_window(struct pager *p)
 
     if (end <= met)
         return 0;
-    while (first > met && window_of(p, first - 1) == window_of(p, end - 1))
+    while (first > met && batch_window_of(p, first - 1) == batch_window_of(p, end - 1))
         first--;
     storm->begun = 1;
     storm->first = storm->next = first;
@@ -177,7 +159,7 @@ static int next_record(struct pager *p, uint64_t *record)
     do {
         while (storm->next < storm->end) {
             *record = storm->next++;
-            if (needed(p, *record))
+            if (space_needed(&p->spaces[0], *record))
                 return 1;
         }
     } while (next_window(p));
@@ -218,7 +200,7 @@ static void put_chunk(struct pager *p, const struct decoded *decoded)
         if (done > 0)
             __atomic_fetch_add(&p->storm.pages, (uint64_t)done, __ATOMIC_RELAXED);
     }
-    release(&p->storm.lock);
+    mutex_give(&p->storm.lock);
 }
 
 static int work(struct pager *p)
