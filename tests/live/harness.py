@@ -14,6 +14,7 @@ import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -164,6 +165,14 @@ def _name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().rstrip()
     except OSError:
         return ""
+
+
+def read_memory(pid: int, addr: int, count: int) -> bytes:
+    """By process_vm_readv(2), which waits for missing pages, as /proc/PID/mem does not."""
+    content = ctypes.create_string_buffer(count)
+    here, there = struct.pack("QQ", ctypes.addressof(content), count), struct.pack("QQ", addr, count)
+    assert _libc.process_vm_readv(pid, here, 1, there, 1, 0) == count
+    return content.raw
 
 
 def kill_all(pids: list[int]) -> None:

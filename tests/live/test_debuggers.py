@@ -5,7 +5,6 @@ it is not told of, and the program goes on.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import resource
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Program, Restored, Restorer, is_running, wait_until
+from tests.live.harness import Program, Restored, Restorer, is_running, read_memory, wait_until
 
 PAGE = 4096
 AREA_PAGES = 8192
@@ -183,8 +182,4 @@ def test_core_dump_is_told(restorer: Restorer, program: Callable[[str], Program]
 
 
 def peek(pid: int, addr: int) -> int:
-    """By process_vm_readv(2), which waits for the page."""
-    word = ctypes.create_string_buffer(8)
-    here, there = struct.pack("QQ", ctypes.addressof(word), 8), struct.pack("QQ", addr, 8)
-    assert ctypes.CDLL(None).process_vm_readv(pid, here, 1, there, 1, 0) == 8
-    return int.from_bytes(word.raw, "little")
+    return int.from_bytes(read_memory(pid, addr, 8), "little")

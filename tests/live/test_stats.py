@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +15,7 @@ from restorer import telemetry
 from restorer.native import lib, offset_of, size_of
 from restorer.store import open_store, processes
 from restorer.telemetry import COUNTERS, COUNTERS_OFFSET, FAULT, PATHS, PHASES, RING, TRACE, TRACE_OFFSET
-from tests.live.harness import Program, Restored, Restorer, kill_all
+from tests.live.harness import Program, Restored, Restorer, kill_all, read_memory
 
 # Other tests restore at the same time, and stats sees all of the machine.
 NAME = "test-stats"
@@ -47,7 +45,7 @@ def test_structures() -> None:
 def test_live(lazy: tuple[Program, Restored], restorer: Restorer) -> None:
     started, restored = lazy
     index, addr = lazy_page(restorer)
-    read_word(restored.pid, addr)
+    read_memory(restored.pid, addr, 8)
     found = json.loads(restorer.ok("stats", restored.pid, "--json"))
     assert (found["name"], found["pid"], found["loaded"]) == (NAME, restored.pid, False)
     assert found["counters"]["total_pages"] > 1000
@@ -57,13 +55,6 @@ def test_live(lazy: tuple[Program, Restored], restorer: Restorer) -> None:
     started.go()
     assert started.result(restored) == "ok\n"
     restored.wait_gone()
-
-
-def read_word(pid: int, addr: int) -> None:
-    """By process_vm_readv(2), which waits for a missing page, as /proc/PID/mem does not."""
-    word = ctypes.create_string_buffer(8)
-    here = struct.pack("QQ", ctypes.addressof(word), 8)
-    assert ctypes.CDLL(None).process_vm_readv(pid, here, 1, struct.pack("QQ", addr, 8), 1, 0) == 8
 
 
 def lazy_page(restorer: Restorer) -> tuple[int, int]:

@@ -43,6 +43,13 @@ static int has_ended(int pidfd)
     return poll(&one, 1, 0);
 }
 
+/* Waits for it: pthread_join is told of a thread's end before its pidfd is (do_exit: exit_mm, then exit_notify). */
+static int ends(int pidfd)
+{
+    struct pollfd one = {pidfd, POLLIN, 0};
+    return poll(&one, 1, 20000);
+}
+
 /* What the kernel knows of the end, -1 where it tells nobody. */
 static int end_of(int pidfd)
 {
@@ -137,7 +144,7 @@ int main(int argc, char **argv)
     EXPECT(info.si_code == CLD_KILLED && has_ended(of_zombie) == 1);
     EXPECT(waitid(P_PIDFD_ID, (id_t)of_zombie, &info, WEXITED) == 0 && info.si_pid == zombie);
     EXPECT_EQ(info.si_status, 3);
-    EXPECT(pthread_join(running, NULL) == 0 && has_ended(of_thread) == 1);
+    EXPECT(pthread_join(running, NULL) == 0 && ends(of_thread) == 1);
     expect_gone(of_exited, knows_ends ? 5 << 8 : -1);
     expect_gone(of_killed, knows_ends ? SIGSEGV : -1);
     EXPECT_EQ(has_ended(of_ended_thread), 1);
